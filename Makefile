@@ -1,0 +1,64 @@
+# make run    set-up and the main job: from raw text to a served model
+# make test   set-up and the fast tests
+# make check  lint, types, layers, generated files     make e2e   whole runs, real servers, a real browser
+# make soak   long fault and load tests                make bench side by side with peers
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+RECIPE ?= demo
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run repro test check e2e soak bench generate lock clean
+
+help:            ## what can be made
+	@sed -n '1,4s/^# //p' Makefile
+
+setup: $(VENV)/.run
+setup-dev: $(VENV)/.dev
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@echo "installing (a few minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(INSTALL) -e '.[demo,dev]'
+	@touch $@
+
+run: setup       ## KEEP=1 leaves the model server running, RECIPE=... runs another recipe
+	@tidemill run $(RECIPE) $(if $(KEEP),--keep-serving)
+
+repro: setup     ## the pure stages by DVC alone
+	@dvc repro
+
+test: setup-dev
+	@python -m pytest -q -m "not e2e and not slow and not soak"
+
+check: setup-dev
+	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts
+
+e2e: setup-dev
+	@python -m pytest -q -m e2e
+
+soak: setup-dev  ## hours of faults and load; results go to benchmarks/results
+	@python -m pytest -q -m soak
+
+bench: setup-dev
+	@for claim in benchmarks/*.py; do python $$claim || exit 1; done
+
+generate: setup-dev  ## files that are made from the code
+	@python -m tasks dvc-yaml > dvc.yaml
+	@tidemill recipes schema > docs/recipe.schema.json
+	@tidemill recipes use demo > /dev/null
+	@python -m tests.contracts.documents
+
+lock:            ## constraints.txt from what is installed now
+	@(echo "# Every version, as installed and tested together; make installs from this file. Made by: make lock"; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//') > constraints.txt
+
+clean:           ## everything that stages and servers made; the environment stays
+	@$(BIN)/tidemill down; rm -rf out .tidemill .dvc/tmp .dvc/cache

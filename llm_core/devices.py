@@ -1,0 +1,63 @@
+"""Which device computes, in which number format, and what of that decides the last bits of a result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device where there is one, the CPU otherwise."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware has bfloat16 multiply-add (CPU: AMX or AVX-512 BF16); emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def pick_precision(choice: str, device: torch.device) -> torch.dtype:
+    """The number format named by a recipe; ``auto`` takes bfloat16 where the hardware multiplies it."""
+    if choice == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    return PRECISIONS[choice]
+
+
+@contextmanager
+def computing(threads: int) -> Iterator[int]:
+    """Run on `threads` CPU threads (0: all that this process may use) with deterministic kernels.
+
+    Gives the number of threads in force; both settings are put back afterwards.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory before writing it; filling it would cost a pass over every buffer.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def circumstances(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, str | int]:
+    """What besides recipe, data and code decides the bits of trained weights."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "torch": torch.__version__,
+        "device": device.type,
+        "capability": name,
+        "precision": str(dtype).removeprefix("torch."),
+        "threads": threads,
+    }

@@ -1,0 +1,119 @@
+"""Errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``, whatever went wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2
+
+
+class ApiError(Exception):
+    """A refusal with its status and the fields of OpenAI's error object."""
+
+    def __init__(self, status: HTTPStatus, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error object."""
+        return error_body(self.status, self.message, self.code, self.param)
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorReply(BaseModel):
+    """The body of every response that is not a success."""
+
+    error: ErrorDetail
+
+
+def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object; clients tell kinds apart by its type and code."""
+    kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error of the app in this shape."""
+    app.add_exception_handler(ApiError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _crashed)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    is_temporary = error.status == HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(error.body, error.status, {"retry-after": str(RETRY_SECONDS)} if is_temporary else None)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """400 as at OpenAI, naming every problem; the first one's parameter and code are the error's."""
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    first = problems[0]
+    code = first["type"] if first["type"] == "unsupported_parameter" else "invalid_value"
+    if first["type"] == "extra_forbidden":
+        code = "unknown_parameter"
+    message = "; ".join(_problem_text(problem) for problem in problems)
+    return _json(HTTPStatus.BAD_REQUEST, message, code, _param(first))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    what = f"{request.method} {request.url.path}: {status.phrase}"
+    code = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}.get(status, "http_error")
+    detail = error.detail if error.detail != status.phrase else ""
+    return _json(status, f"{what} {detail}".rstrip(), code, headers=error.headers)
+
+
+async def _crashed(request: Request, error: Exception) -> JSONResponse:
+    # The server's own log has the trace: starlette raises the error again behind this answer.
+    return _json(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log says why", "internal_error")
+
+
+def _json(
+    status: HTTPStatus, message: str, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(error_body(status, message, code, param), status, headers)
+
+
+def _param(problem: Mapping[str, Any]) -> str | None:
+    if problem["type"] == "json_invalid":
+        return None  # its place is one in the text
+    given = (problem.get("ctx") or {}).get("param")
+    return given or _key(problem["loc"]) or None
+
+
+def _problem_text(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON: {problem['ctx']['error']}"
+    if problem["type"] == "extra_forbidden":
+        return f"{_key(problem['loc'])}: unknown parameter; leave it out"
+    if problem["type"] in ("unsupported_parameter", "invalid_value"):
+        return str(problem["msg"])
+    return f"{_key(problem['loc']) or 'body'}: {problem['msg']}"
+
+
+def _key(loc: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in loc if part != "body")

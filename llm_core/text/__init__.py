@@ -1,0 +1,1 @@
+"""Documents: reading, cleaning, deduplication and splits, as plain functions without torch."""

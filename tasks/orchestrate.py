@@ -1,0 +1,255 @@
+"""Stages as Prefect tasks: the one place where a stage meets Prefect, DVC, MLflow and the ledger.
+
+Prefect orders, retries, times out and shows; it never decides what is up to date. Tasks are called directly, not submitted,
+so that a cancelled run reaches the stage in its main thread.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.tasks import Task
+
+from llm_core.artifact import Artifact, ArtifactError, Observer
+from llm_core.config import Recipe
+from llm_core.inventory import Inventory
+from tasks import champions
+from tasks.deploy import deploy as deploy_stage
+from tasks.gate import gate as gate_stage
+from tasks.gate import score_heldout
+from tasks.ledger import MOVES, Entry, Ledger
+from tasks.lineage import Code, Records, intent, run_facts
+from tasks.observers import Terminal, Together
+from tasks.processes import temporary
+from tasks.register import register as register_stage
+from tasks.services import model_server
+from tasks.stages import STAGES, Stage, use_recipe
+from tasks.summary import StageRow, Summary, effect_row, pure_row
+from tasks.tracking import MetricSpool, Tracker
+from tasks.update import Update, update
+from tasks.versioning import Versioning, only_run
+from tasks.workspace import Workspace
+
+HOUR = 3600
+TIMEOUT_SECONDS = {"collect": 6 * HOUR, "clean": 12 * HOUR, "tokenizer": 6 * HOUR, "tokenize": 12 * HOUR, "train": 168 * HOUR}
+DEFAULT_TIMEOUT_SECONDS = 2 * HOUR
+RETRIES, RETRY_SECONDS = 2, 5
+PROGRESS_SECONDS = 3.0
+
+
+class Run:
+    """One execution of a recipe in a workspace, with the records it writes to."""
+
+    def __init__(self, ws: Workspace, recipe: Recipe, inventory: Inventory) -> None:
+        self.ws, self.recipe, self.inventory = ws, recipe, inventory
+        self.versioning, self.ledger, self.records = Versioning(ws), Ledger(ws.home), Records(ws.home)
+        self.tracker = Tracker(ws)
+        self.flow_run = str(flow_run.id or "none")
+        self.facts = run_facts(ws, recipe, self.flow_run)
+        self.run_id = self.tracker.open_run(recipe, intent(recipe, inventory), self.facts)
+        self.rows: list[StageRow] = []
+
+    def summary(self) -> Summary:
+        """What the run came to, for people and for ``--json``."""
+        return Summary.of(self.ws, self.recipe, self.ledger, self.rows)
+
+
+@contextmanager
+def open_run(recipe: Recipe) -> Iterator[Run]:
+    """Fix recipe and inventory in the workspace, open the MLflow run, and close it as finished or failed."""
+    ws = Workspace.here()
+    with only_run(ws):
+        run = Run(ws, recipe, use_recipe(ws, recipe))
+        _log_origin(run)
+        try:
+            yield run
+        except BaseException:
+            run.tracker.close_run(run.run_id, succeeded=False)
+            raise
+        run.tracker.close_run(run.run_id, succeeded=True)
+
+
+def pure(name: str) -> Task[..., Artifact]:
+    """The Prefect task of a pure stage: ``task(run, *input artifacts) -> artifact``."""
+    stage = STAGES[name]
+
+    def body(run: Run, *inputs: Artifact) -> Artifact:
+        _require_present(run, stage, inputs)
+        with _watched(run, stage) as observer:
+            result = update(stage, run.recipe, run.ws, run.versioning, observer)
+        _record(run, stage, result)
+        return result.artifact
+
+    return _task(name, body)
+
+
+def effect(function: Callable[..., Entry]) -> Task[..., Entry]:
+    """The Prefect task of an effect: ``task(run, ...) -> ledger entry``; its key makes a rerun find what was done."""
+
+    def body(run: Run, *inputs: Any) -> Entry:
+        before = len(run.ledger.entries())
+        began = time.monotonic()
+        entry = function(run, *inputs)
+        fresh = entry.sequence > before
+        row = effect_row(function.__name__, entry, fresh, time.monotonic() - began)
+        run.rows.append(row)
+        get_run_logger().info("%s: %s, %s", row.stage, row.state, row.because)
+        create_markdown_artifact(_markdown(row.stage, {"state": row.state, **entry.body}), key=row.stage)
+        return entry
+
+    return _task(function.__name__, body)
+
+
+def register(run: Run, model: Artifact) -> Entry:
+    """One version per model key."""
+    facts = {**run.facts, **{f"dvc.out.{name}": run.versioning.md5(name) for name in STAGES}}
+    cfg = run.recipe.register_
+    return register_stage(cfg, model, run.tracker, run.ledger, run.ws, _run_of(run, model), facts)
+
+
+def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Entry:
+    """The paired test against the champion; where it promotes, the registry's aliases follow."""
+
+    def score_opponent(champion: Entry) -> Any:
+        known = run.tracker.version(champion.line, champion.body["version"])
+        folder = run.tracker.model_folder(known)
+        return score_heldout(run.recipe.evaluate, folder, documents, run.ws.home / "scores")
+
+    entry = gate_stage(run.recipe.gate, run.recipe.seed, version, report, score_opponent, run.ledger)
+    champions.project(run.ledger, run.tracker, version.line)
+    return entry
+
+
+def deploy(run: Run, decision: Entry) -> Entry:
+    """A served answer of the champion; a decision that moved nothing leaves the served champion alone."""
+    champion = run.ledger.champion(decision.line)
+    if decision.kind not in MOVES or champion is None:
+        return decision
+    done = run.ledger.find("served", champion.hash)
+    if done is not None:
+        return done
+    cfg = run.recipe.deploy
+    with temporary(model_server(run.ws.home, run.ws.root, decision.line, cfg.port)) as server:
+        assert server.url is not None
+        return deploy_stage(cfg, champion, server.url, run.ledger)
+
+
+class PrefectProgress:
+    """An observer that shows progress on the flow run's page, from a thread of its own: a stage never waits for the API."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._state: tuple[float, str] | None = None
+        self._metrics: dict[str, float] = {}
+        self._stop = threading.Event()
+        context = contextvars.copy_context()  # the thread's artifacts belong to this task run
+        self._thread = threading.Thread(target=lambda: context.run(self._show_until_stopped), daemon=True)
+
+    def __enter__(self) -> PrefectProgress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        facts = ", ".join(f"{name} {value:.4g}" for name, value in self._metrics.items())
+        self._state = (100.0 * done / max(total, 1), f"{done}/{total} {unit} {facts}".strip())
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._metrics.update(values)
+
+    def _show_until_stopped(self) -> None:
+        artifact = None
+        last = False
+        while not last:
+            last = self._stop.wait(PROGRESS_SECONDS)
+            if self._state is None:
+                continue
+            percent, text = self._state
+            try:
+                if artifact is None:
+                    key = f"{self._stage}-progress"
+                    artifact = create_progress_artifact(progress=percent, key=key, description=text)
+                else:
+                    update_progress_artifact(artifact_id=artifact, progress=percent, description=text)
+            except Exception as problem:
+                get_run_logger().debug("progress is not shown: %s", problem)
+
+
+def _task(name: str, body: Callable[..., Any]) -> Task[..., Any]:
+    return task(
+        name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_SECONDS,
+        retry_condition_fn=_is_transient,
+        timeout_seconds=TIMEOUT_SECONDS.get(name, DEFAULT_TIMEOUT_SECONDS),
+    )(body)
+
+
+def _is_transient(_task: Any, _task_run: Any, state: Any) -> bool:
+    """Only what may pass by itself is tried again: I/O and connection errors, never a bad input or a failed check."""
+    problem = state.result(raise_on_failure=False)
+    return isinstance(problem, OSError | ConnectionError) and not isinstance(problem, FileNotFoundError | PermissionError)
+
+
+@contextmanager
+def _watched(run: Run, stage: Stage) -> Iterator[Observer]:
+    spool = run.ws.home / "spool" / run.run_id / f"{stage.name}.jsonl"
+    with (
+        Terminal(stage.name) as terminal,
+        PrefectProgress(stage.name) as progress,
+        MetricSpool(run.tracker.client, run.run_id, spool) as metrics,
+    ):
+        yield Together(terminal, progress, metrics)
+
+
+def _require_present(run: Run, stage: Stage, inputs: tuple[Artifact, ...]) -> None:
+    """The artifacts that the flow hands over must be the ones that lie in the workspace."""
+    for given in inputs:
+        found = Artifact.peek(run.ws.out / given.stage)
+        if found.digest != given.digest:
+            raise ArtifactError(f"{found.path}: changed while the flow ran; {stage.name} needs {given.digest[:12]}")
+
+
+def _record(run: Run, stage: Stage, result: Update) -> None:
+    artifact = result.artifact
+    row = pure_row(result)
+    run.rows.append(row)
+    run.tracker.log_stage(run.run_id, artifact, run.versioning.md5(stage.name))
+    body = {"stage": stage.name, "state": result.state, "seconds": result.seconds, "run": run.run_id}
+    run.records.add(artifact.digest, {**body, "flow_run": run.flow_run, "commit": run.facts["git.commit"]})
+    get_run_logger().info("%s: %s, because %s", stage.name, result.state, result.because)
+    facts = {"state": result.state, "because": result.because, "digest": artifact.digest, **artifact.stats}
+    create_markdown_artifact(_markdown(stage.name, facts), key=stage.name)
+
+
+def _log_origin(run: Run) -> None:
+    """Recipe, inventory and uncommitted changes go with the run, so that a version leads back to its data files."""
+    code = Code.of(run.ws.root)
+    texts = {"uncommitted.diff": code.diff} if code.diff else {}
+    run.tracker.log_files(run.run_id, texts, (run.ws.run_recipe, run.ws.inventory))
+
+
+def _run_of(run: Run, model: Artifact) -> str:
+    """The MLflow run that trained this model: this one, unless the model was made before."""
+    made = [record["run"] for record in run.records.of(model.digest) if record["state"] in ("made", "adopted")]
+    return made[0] if made else run.run_id
+
+
+def _markdown(title: str, facts: Mapping[str, Any]) -> str:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"## {title}\n\n| | |\n|---|---|\n{rows}\n"

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from llm_core.serving.app import Service, create_app
+from llm_core.serving.engine import Engine
+from llm_core.serving.loaded import LoadedModel
+
+Script = Callable[..., LoadedModel]
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture
+def client(engine: Engine) -> Iterator[TestClient]:
+    with TestClient(create_app(Service("tiny", engine)), raise_server_exceptions=False) as client:
+        yield client
+
+
+def ask(client: TestClient, **values: Any) -> Any:
+    return client.post(COMPLETIONS, json={"model": "tiny", "prompt": "The", "max_tokens": 5, **values})
+
+
+def streamed(text: str) -> list[dict[str, Any]]:
+    """The events of a stream that ended properly."""
+    blocks = text.removesuffix("\n\n").split("\n\n")
+    assert blocks[-1] == "data: [DONE]"
+    return [json.loads(block.removeprefix("data: ")) for block in blocks[:-1]]
+
+
+def test_a_completion_names_the_version_and_counts_tokens(client: TestClient, model: LoadedModel) -> None:
+    response = ask(client)
+    body = response.json()
+    assert response.status_code == 200
+    assert response.headers["x-tidemill-version"] == body["system_fingerprint"] == body["model"] == "tiny@1"
+    assert body["usage"] == {"prompt_tokens": len(model.encode_prompt("The")), "completion_tokens": 5} | {
+        "total_tokens": len(model.encode_prompt("The")) + 5
+    }
+    assert body["choices"][0]["finish_reason"] == "length"
+
+
+def test_the_stream_is_the_whole_answer_in_pieces(client: TestClient) -> None:
+    whole = ask(client, seed=3, max_tokens=30).json()
+    response = ask(client, seed=3, max_tokens=30, stream=True, stream_options={"include_usage": True})
+    *chunks, usage = streamed(response.text)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
+    assert usage["choices"] == [] and usage["usage"] == whole["usage"]
+    assert {chunk["system_fingerprint"] for chunk in chunks} == {"tiny@1"}
+
+
+def test_a_chat_streams_a_role_then_text_then_why_it_ended(client: TestClient, engine: Engine, script: Script) -> None:
+    engine.install(script("Hello 😀", ends=True))
+    chunks = streamed(client.post(CHAT, json={"model": "tiny", "messages": HELLO, "stream": True}).text)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""} and deltas[-1] == {}
+    assert "".join(delta.get("content", "") for delta in deltas) == "Hello 😀"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_equal_seeds_give_equal_answers_and_n_gives_different_ones(client: TestClient) -> None:
+    first, again = (ask(client, n=3, seed=11, max_tokens=20).json()["choices"] for _ in range(2))
+    assert first == again
+    assert len({choice["text"] for choice in first}) == 3
+    assert [choice["index"] for choice in first] == [0, 1, 2]
+
+
+def test_several_prompts_get_answers_in_order(client: TestClient, model: LoadedModel) -> None:
+    texts, ids = ["The", "One"], [list(model.encode_prompt(text)) for text in ("The", "One")]
+    answers = [[c["text"] for c in ask(client, prompt=p, temperature=0).json()["choices"]] for p in (texts, ids)]
+    assert answers[0] == answers[1] and len(answers[0]) == 2
+
+
+def test_log_probabilities_belong_to_the_text(client: TestClient, engine: Engine, script: Script) -> None:
+    engine.install(script("Zoë", ends=True))
+    found = ask(client, max_tokens=20, temperature=0, logprobs=2).json()["choices"][0]["logprobs"]
+    assert found["tokens"][-2:] == ["bytes:\\xc3", "bytes:\\xab"]
+    assert found["text_offset"] == [0, 1, 2, 2]
+    assert all(logprob == pytest.approx(0, abs=1e-3) for logprob in found["token_logprobs"])
+    assert all(len(top) == 2 for top in found["top_logprobs"])
+
+
+def test_chat_log_probabilities_hold_exact_bytes(client: TestClient, engine: Engine, script: Script) -> None:
+    engine.install(script("Zoë", ends=True))
+    body = {"model": "tiny", "messages": HELLO, "temperature": 0, "logprobs": True, "top_logprobs": 1}
+    content = client.post(CHAT, json=body).json()["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for token in content for byte in token["bytes"]).decode() == "Zoë"
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "param", "message"),
+    [
+        ({"temperature": 3}, "invalid_value", "temperature", "less than or equal to 2"),
+        ({"n": 33}, "invalid_value", "n", "less than or equal to 32"),
+        ({"n": 20, "prompt": ["a", "b"]}, "invalid_value", "prompt", "at most 32 answers"),
+        ({"wrong": 1}, "unknown_parameter", "wrong", "unknown parameter"),
+        ({"echo": True}, "unsupported_parameter", "echo", "does not support echo"),
+        ({"best_of": 3}, "unsupported_parameter", "best_of", "does not support best_of"),
+        ({"logit_bias": {"1": 5}}, "unsupported_parameter", "logit_bias", "does not support logit_bias"),
+        ({"frequency_penalty": 0.5}, "unsupported_parameter", "frequency_penalty", "leave it out"),
+        ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options", "set stream to true"),
+        ({"prompt": "word " * 90}, "context_length_exceeded", "prompt", "context is 96 tokens"),
+        ({"prompt": [99999]}, "invalid_value", "prompt", "99999 is no token id"),
+        ({"prompt": "\ud800"}, "invalid_value", "prompt", "lone surrogate"),
+        ({"max_tokens": 0}, "invalid_value", "max_tokens", "greater than or equal to 1"),
+        ({"stop": [""]}, "invalid_value", None, "at least 1 character"),
+    ],
+)
+def test_a_bad_request_says_what_is_wrong(
+    client: TestClient, values: dict[str, Any], code: str, param: str | None, message: str
+) -> None:
+    body = json.dumps({"model": "tiny", "prompt": "The", **values})
+    response = client.post(COMPLETIONS, content=body, headers={"content-type": "application/json"})
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["code"]) == (400, "invalid_request_error", code)
+    assert param is None or error["param"] == param
+    assert message in error["message"]
+
+
+def test_values_that_ask_for_nothing_are_taken(client: TestClient) -> None:
+    response = ask(
+        client, echo=False, best_of=1, logit_bias=None, presence_penalty=0, suffix=None, user="me", stop=None
+    )
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+    ],
+)
+def test_a_chat_refuses_what_it_cannot_do(client: TestClient, values: dict[str, Any], param: str) -> None:
+    response = client.post(CHAT, json={"model": "tiny", "messages": HELLO, **values})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "unknown_url"),
+        ("GET", COMPLETIONS, 405, "method_not_allowed"),
+        ("GET", "/v1/models/other", 404, "model_not_found"),
+        ("GET", "/docs", 404, "unknown_url"),
+    ],
+)
+def test_every_error_has_openais_shape(client: TestClient, method: str, path: str, status: int, code: str) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert response.headers["x-tidemill-version"] == "tiny@1"
+
+
+def test_a_body_that_is_not_json_or_too_large_is_refused(client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    assert "not JSON" in client.post(COMPLETIONS, content=b"{no", headers=headers).json()["error"]["message"]
+    large = client.post(COMPLETIONS, content=b" " * 5_000_000, headers=headers)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_another_models_name_is_not_found(client: TestClient) -> None:
+    response = ask(client, model="gpt-4")
+    assert response.status_code == 404
+    assert "'tiny' and 'tiny@1'" in response.json()["error"]["message"]
+
+
+def test_models_are_listed_by_line_and_found_by_version(client: TestClient) -> None:
+    assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == ["tiny"]
+    assert client.get("/v1/models/tiny@1").json()["tidemill"]["context"] == 96
+
+
+def test_without_a_model_the_server_is_healthy_but_not_ready() -> None:
+    with Engine() as engine, TestClient(create_app(Service("tiny", engine))) as client:
+        assert client.get("/health").status_code == 200
+        for response in (client.get("/ready"), ask(client)):
+            assert response.status_code == 503 and response.headers["retry-after"] == "2"
+        assert ask(client).json()["error"]["code"] == "model_not_ready"
+        assert client.get("/v1/models").json()["data"] == []
+
+
+def test_a_draining_server_refuses_new_work_and_says_so(client: TestClient, engine: Engine) -> None:
+    engine.drain()
+    refused = ask(client)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+    assert refused.headers["retry-after"] == "2"
+    assert client.get("/ready").json()["status"] == "draining"
+
+
+def test_an_error_after_the_stream_began_is_its_last_event(client: TestClient, engine: Engine, script: Script) -> None:
+    failing = script("a")
+    forward = failing.network.forward
+    calls = iter([forward, forward])
+    failing.network.forward = lambda *args, **names: next(calls)(*args, **names)  # type: ignore[method-assign]
+    engine.install(failing)
+    response = ask(client, stream=True)
+    assert response.status_code == 200
+    assert "[DONE]" not in response.text
+    last = json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))
+    assert (last["error"]["type"], last["error"]["code"]) == ("server_error", "generation_failed")
+    assert ask(client).status_code == 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_the_engine(engine: Engine, script: Script, stream: bool) -> None:
+    gate = threading.Semaphore(3)
+    slow = script("a", gate=gate)
+    engine.install(slow)
+    app = create_app(Service("tiny", engine))
+    asyncio.run(asyncio.wait_for(_ask_and_leave(app, slow, stream), 20))
+    gate.release(100)
+    for _ in range(500):
+        if engine.num_open == 0:
+            break
+        threading.Event().wait(0.01)
+    assert engine.num_open == 0
+    assert slow.network.num_calls <= 5  # type: ignore[operator]
+
+
+async def _ask_and_leave(app: Any, model: LoadedModel, stream: bool) -> None:
+    """One request as uvicorn would make it, whose client leaves after the model's third call."""
+    body = json.dumps({"model": "tiny", "prompt": "The", "max_tokens": 80, "stream": stream}).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Mapping[str, Any]:
+        if message := next(messages, None):
+            return message
+        while model.network.num_calls < 3:  # type: ignore[operator]
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Mapping[str, Any]) -> None:
+        pass
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "POST", "headers": headers}
+    scope |= {"path": COMPLETIONS, "raw_path": COMPLETIONS.encode(), "query_string": b"", "http_version": "1.1"}
+    scope |= {"scheme": "http", "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1), "root_path": ""}
+    await app(scope, receive, send)
+
+
+def test_the_playground_allows_its_own_script_and_style_only(client: TestClient) -> None:
+    response = client.get("/")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and policy.count("'sha256-") == 2
+    assert "http" not in response.text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_schema_documents_errors_as_they_are(client: TestClient) -> None:
+    responses = client.get("/openapi.json").json()["paths"][COMPLETIONS]["post"]["responses"]
+    assert set(responses) == {"200", "4XX", "5XX"}
+
+
+def test_a_page_elsewhere_cannot_make_a_browser_ask(client: TestClient) -> None:
+    # text/plain is what a browser sends to another origin without asking it first.
+    body = json.dumps({"model": "tiny", "prompt": "The"})
+    refused = client.post(
+        COMPLETIONS, content=body, headers={"content-type": "text/plain", "origin": "https://evil.example"}
+    )
+    assert refused.status_code == 400 and "access-control-allow-origin" not in refused.headers

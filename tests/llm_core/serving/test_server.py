@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import openai
+import pytest
+
+from llm_core.artifact import Artifact, Draft
+from llm_core.config import Model
+from llm_core.models import build, save_pretrained
+from llm_core.serving.server import PortTaken, open_listener
+from llm_core.tokenizer import Tokenizer
+
+# Large enough that an answer of 2,000 tokens takes seconds.
+SLOW = Model(num_layers=8, width=256, num_heads=4, num_kv_heads=4, mlp_width=512, context=4096)
+PROGRAM = """
+import sys
+from pathlib import Path
+from llm_core.serving.registry import FolderRegistry
+from llm_core.serving.server import serve
+assert "mlflow" not in sys.modules
+serve("tiny", FolderRegistry(Path(sys.argv[1])), lambda version: None, port=int(sys.argv[2]),
+      drain_seconds=float(sys.argv[3]))
+"""
+
+
+def test_a_taken_port_is_named_with_the_option_that_changes_it() -> None:
+    with open_listener("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 is taken .* --port"):
+            open_listener("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_ours_is_named() -> None:
+    with pytest.raises(PortTaken, match=r"192\.0\.2\.1 cannot be opened .* --host"):
+        open_listener("192.0.2.1", 0)
+
+
+@pytest.fixture(scope="module")
+def slow_artifact(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    with Draft(tmp_path_factory.mktemp("slow") / "train", kind="model", stage="train") as out:
+        save_pretrained(build(SLOW, tokenizer.vocab_size, tokenizer.end_id, 1), out.path)
+        tokenizer.save(out.path)
+        return out.publish({})
+
+
+@contextmanager
+def server(artifact: Artifact, drain_seconds: float = 60.0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server process on a free port, ready to answer; killed in the end if a test left it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", PROGRAM, str(artifact.path), str(port), str(drain_seconds)]
+    process, url = subprocess.Popen(command), f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: is_ready(url), seconds=60)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end, f"still not so after {seconds} seconds"
+        time.sleep(0.05)
+
+
+def client_of(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.mark.e2e
+def test_the_official_client_completes_chats_and_streams(artifact: Artifact) -> None:
+    with server(artifact) as (process, url):
+        client = client_of(url)
+        name = client.models.list().data[0].id
+        whole = client.completions.create(model=name, prompt="The", max_tokens=20, seed=5)
+        pieces = list(client.completions.create(model=name, prompt="The", max_tokens=20, seed=5, stream=True))
+        assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
+        assert whole.system_fingerprint == f"tiny@{artifact.digest[:12]}"
+
+        ask = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10, "seed": 5}
+        answer = client.chat.completions.create(**ask)
+        stream = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+        said = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        assert said == answer.choices[0].message.content
+        assert stream[-1].usage == answer.usage
+        with pytest.raises(openai.BadRequestError, match="does not support tools"):
+            client.chat.completions.create(**ask, tools=[{"type": "function", "function": {"name": "f"}}])
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.e2e
+def test_sigterm_finishes_what_runs_refuses_what_is_new_and_exits_0(slow_artifact: Artifact) -> None:
+    with server(slow_artifact) as (process, url):
+        client = client_of(url)
+        stream = client.completions.create(model="tiny", prompt="The", max_tokens=150, temperature=0, stream=True)
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{url}/ready").json()["status"] == "draining", seconds=5)
+        with pytest.raises(openai.InternalServerError, match="shutting down") as refused:
+            client.completions.create(model="tiny", prompt="The")
+        assert refused.value.status_code == 503 and refused.value.response.headers["retry-after"] == "2"
+        *_, last = stream
+        assert last.choices[0].finish_reason in ("length", "stop")
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.e2e
+def test_an_answer_beyond_the_drain_time_is_told_and_the_exit_is_0(slow_artifact: Artifact) -> None:
+    with server(slow_artifact, drain_seconds=0.5) as (process, url):
+        stream = client_of(url).completions.create(model="tiny", prompt="The", max_tokens=4000, stream=True)
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="shut down before the answer was complete"):
+            list(stream)
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.e2e
+def test_a_client_that_hangs_up_frees_a_running_server(slow_artifact: Artifact) -> None:
+    with server(slow_artifact) as (process, url):
+        body = {"model": "tiny", "prompt": "The", "max_tokens": 4000}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/completions", json=body, timeout=0.5)
+        with httpx.stream("POST", f"{url}/v1/completions", json={**body, "stream": True}) as response:
+            next(response.iter_bytes())
+        # Neither answer holds the server up: with nothing running it ends at once.
+        process.terminate()
+        assert process.wait(timeout=3) == 0
+
+
+@pytest.mark.e2e
+def test_the_playground_streams_chats_stops_and_shows_errors(slow_artifact: Artifact) -> None:
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with server(slow_artifact) as (_, url), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
+        page = browser.new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(url)
+        page.locator("#model[data-status=ready]").wait_for()
+        assert f"tiny@{slow_artifact.digest[:12]}" in page.inner_text("#model")
+
+        page.fill("#max-tokens", "30")
+        page.click("#generate")
+        page.locator("#status", has_text="tokens/s").wait_for()
+        page.locator("#answer[aria-busy=false]").wait_for()
+        assert len(page.inner_text("#answer")) > len("The state of our union")
+
+        page.fill("#max-tokens", "4000")
+        page.click("#generate")
+        page.locator("#status", has_text="tokens/s").wait_for()
+        page.keyboard.press("Escape")
+        page.locator("#status", has_text="stopped").wait_for()
+
+        page.click("#tab-chat")
+        page.fill("#max-tokens", "10")
+        page.fill("#prompt", "<b>Hello</b>")
+        page.keyboard.press("Control+Enter")
+        page.locator("#status", has_text="first after").wait_for()
+        assert page.inner_text("#answer .user") == "<b>Hello</b>"
+        assert problems == []
+
+        page.locator("#answer[aria-busy=false]").wait_for()
+        page.fill("#prompt", "word " * 4000)
+        page.click("#generate")
+        page.locator("#error", has_text="context is 4096 tokens").wait_for()
+        browser.close()

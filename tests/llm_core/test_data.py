@@ -1,0 +1,72 @@
+"""Training batches: a pure function of seed and step that visits everything once an epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llm_core.data import Batches, DataError, in_order, open_tokens
+
+IDS = np.arange(1000, dtype=np.uint16)  # the id is the position
+
+
+def batches(seed: int = 1, windows: int = 4, context: int = 10) -> Batches:
+    return Batches(IDS, context, windows, seed)
+
+
+def test_targets_are_the_tokens_after_the_inputs() -> None:
+    inputs, targets = batches()[3]
+    assert inputs.shape == targets.shape == (4, 10) and inputs.dtype == torch.int64
+    assert torch.equal(targets, inputs + 1)
+
+
+def test_an_epoch_visits_each_window_once_and_no_token_twice() -> None:
+    source = batches(windows=7)
+    assert source.windows_per_epoch == 98
+    seen = torch.cat([source[step][0].flatten() for step in range(98 // 7)])
+    assert len(seen.unique()) == len(seen) == 980
+
+
+def test_epochs_have_orders_and_offsets_of_their_own() -> None:
+    source = batches(windows=98)
+    first, second = source[0][0][:, 0], source[1][0][:, 0]
+    assert not torch.equal(first, second)
+    assert len({int(first[0]) % 10, int(second[0]) % 10, int(source[2][0][0, 0]) % 10}) > 1
+
+
+def test_a_batch_follows_from_seed_and_step_alone() -> None:
+    walked = batches()
+    for step in range(60):  # past the end of two epochs
+        walked[step]
+    assert torch.equal(walked[60][0], batches()[60][0])
+    assert not torch.equal(walked[60][0], batches(seed=2)[60][0])
+
+
+def test_a_batch_may_span_two_epochs() -> None:
+    inputs, _ = batches(windows=60)[1]
+    assert inputs.shape == (60, 10)
+
+
+def test_too_few_tokens_are_refused_with_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"20 training tokens .* windows of 10; add text or lower model.context"):
+        Batches(IDS[:20], context=10, windows=1, seed=0)
+    assert Batches(IDS[:21], context=10, windows=1, seed=0).windows_per_epoch == 1
+
+
+def test_reading_in_order_gives_every_whole_window_once() -> None:
+    starts = torch.cat([inputs[:, 0] for inputs, _ in in_order(IDS[:95], 10, 4)])
+    assert starts.tolist() == list(range(0, 90, 10))
+    assert list(in_order(IDS[:10], 10, 4)) == []
+
+
+def test_token_arrays_are_mapped_and_others_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "train.tokens.npy", IDS)
+    assert isinstance(open_tokens(tmp_path, "train"), np.memmap)
+    with pytest.raises(DataError, match="test.tokens.npy: no token array here"):
+        open_tokens(tmp_path, "test")
+    np.save(tmp_path / "test.tokens.npy", IDS.astype(np.float32))
+    with pytest.raises(DataError, match="1-D float32, a token array is 1-D uint16 or uint32"):
+        open_tokens(tmp_path, "test")

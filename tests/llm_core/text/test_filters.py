@@ -1,0 +1,99 @@
+"""Each rule changes or rejects what only it is for, and leaves good text alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_core.config import Clean
+from llm_core.text.document import Rejection
+from llm_core.text.filters import RULES, clean_text, words
+
+LENIENT = Clean(min_words=0, max_symbol_share=1, min_alpha_word_share=0, max_repeated_line_share=1)
+PROSE = "It was the best of times, it was the worst of times; we had everything before us, we had nothing before us.\n"
+
+
+@pytest.mark.parametrize(
+    ("dirty", "clean"),
+    [
+        ("cafe\u0301", "café"),
+        ("â€œquotedâ€\x9d", "“quoted”"),
+        ("ﬁne", "fine"),
+        ("one\r\ntwo\rthree\u2028four", "one\ntwo\nthree\nfour"),
+        ("page\x0cbreak\x0bhere", "page\nbreak\nhere"),
+        ("zero\u200bwidth\ufeff so\u00adft\u2060", "zerowidth soft"),
+        ("\u202eevil\u202c \u2066isolated\u2069 \u200emark", "evil isolated mark"),
+        ("nul\x00l bell\x07", "null bell"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("👩\u200d👧", "👩\u200d👧"),
+        ("“curly” &amp; ，full", "“curly” &amp; ，full"),
+        ("thanks [Laughter] all [Applause, and cheers].", "thanks all ."),
+        ("budget [see APP Note 3] ends", "budget ends"),
+        ("a\u00a0b\u2003c  d \t e", "a b c d e"),
+        ("end   \n\n\n\n  indented\n", "end\n\n  indented"),
+    ],
+)
+def test_a_text_is_put_right(dirty: str, clean: str) -> None:
+    assert clean_text(dirty, LENIENT) == clean
+
+
+def test_clean_prose_is_left_alone_and_cleaning_twice_changes_nothing() -> None:
+    once = clean_text(PROSE * 5, Clean(max_repeated_line_share=1))
+    assert isinstance(once, str)
+    assert once == (PROSE * 5).strip()
+    assert clean_text(once, Clean(max_repeated_line_share=1)) == once
+
+
+def test_marks_are_the_recipes() -> None:
+    assert clean_text("x [Music] [Applause]", Clean(min_words=0, strip_marks=(r"\[Music\]",))) == "x [Applause]"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "detail"),
+    [
+        ("only four words here", "too_short", "4 words, 50 needed"),
+        ("word " * 60 + "<<>>==++$$||~~^^" * 8, "symbols", "allowed"),
+        ("#tag @name a_b\\c *x* " * 15, "symbols", "allowed"),
+        ("total 17 23.5 19 42 11 97 " * 12, "not_prose", "0.143 of the words have letters, 0.7 needed"),
+        ("".join(f"line {n} of an ordinary page\n" for n in range(9)) + "buy now buy now\n" * 9, "repetition", "allowed"),
+    ],
+)
+def test_a_bad_text_is_rejected_with_its_reason(text: str, reason: str, detail: str) -> None:
+    result = clean_text(text, Clean())
+    assert isinstance(result, Rejection)
+    assert result.reason == reason
+    assert detail in result.detail
+
+
+@pytest.mark.parametrize(
+    "relaxed",
+    [
+        ("only four words here", Clean(min_words=4)),
+        ("word " * 60 + "<<>>==++$$||~~^^" * 8, Clean(max_symbol_share=0.5)),
+        ("total 17 23.5 19 42 11 97 " * 12, Clean(min_alpha_word_share=0.1)),
+        ("same line of words\n" * 20, Clean(max_repeated_line_share=1.0)),
+    ],
+)
+def test_each_limit_is_the_recipes(relaxed: tuple[str, Clean]) -> None:
+    assert isinstance(clean_text(*relaxed), str)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少。" * 3,
+        "".join(f"यह वाक्य संख्या {n} हिन्दी में लिखा गया है। " for n in "कखगघचछजझ"),
+        "".join(f"это предложение {n} написано по-русски " for n in "абвгдежз"),
+    ],
+)
+def test_good_text_of_other_scripts_is_kept(text: str) -> None:
+    assert isinstance(clean_text(text, Clean(min_words=40)), str)
+
+
+def test_words_of_scripts_without_spaces_are_their_characters() -> None:
+    assert words("two words 春眠不 ok。") == ["two", "words", "春", "眠", "不", "ok。"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\x00", "\u200b"])
+def test_no_rule_stumbles_over_nothing(text: str) -> None:
+    for rule in RULES:
+        rule(text, LENIENT)
