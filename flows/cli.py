@@ -34,7 +34,8 @@ app.add_typer(recipes_app, name="recipes")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe of configs/, or the path of a YAML file.", metavar="RECIPE")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one value, as in train.lr=3e-4; may be repeated.", metavar="KEY=VALUE")
+    list[str] | None,
+    typer.Option("--set", help="Change one value, as in train.lr=3e-4; may be repeated.", metavar="KEY=VALUE"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
 Line = Annotated[str, typer.Option(help="The line (registered model name).")]
@@ -211,7 +212,8 @@ def rollback(
 
 @app.command()
 def lineage(
-    version: Annotated[str, typer.Argument(help="The version to explain.", metavar="NAME@VERSION")], as_json: Json = False
+    version: Annotated[str, typer.Argument(help="The version to explain.", metavar="NAME@VERSION")],
+    as_json: Json = False,
 ) -> None:
     """Show where a version came from: data files, commit, recipe, runs, decisions."""
     from flows import report
@@ -280,7 +282,9 @@ def recipes_show(recipe: RecipeName = "demo", overrides: Overrides = None) -> No
     """Print a recipe with all its values resolved."""
     import yaml
 
-    print(yaml.safe_dump(_recipe(_workspace(), recipe, overrides).resolved(), sort_keys=False, allow_unicode=True), end="")
+    print(
+        yaml.safe_dump(_recipe(_workspace(), recipe, overrides).resolved(), sort_keys=False, allow_unicode=True), end=""
+    )
 
 
 @recipes_app.command("use")
@@ -290,7 +294,7 @@ def recipes_use(recipe: RecipeName = "demo", overrides: Overrides = None) -> Non
 
     ws = _workspace()
     inventory = use_recipe(ws, _recipe(ws, recipe, overrides))
-    print(f"{ws.run_recipe}\n{ws.inventory}: {len(inventory.files)} files, {inventory.num_bytes:,} bytes")
+    print(f"{ws.run_recipe}\n{ws.inventory}: {len(inventory.files)} files, {inventory.bytes:,} bytes")
 
 
 @recipes_app.command("schema")

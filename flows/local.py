@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from llm_core.config import Recipe
-from tasks.processes import HOST, find, require_free, start, temporary
-from tasks.services import environment, model_server, prefect_server
+from tasks.processes import Service, find, free_port, require_free, start, temporary
+from tasks.services import environment, prefect_server, server_of_line
 from tasks.workspace import Workspace
 
 
@@ -18,10 +17,11 @@ def run_lifecycle(ws: Workspace, recipe: Recipe, *, keep_serving: bool, verbose:
     """The lifecycle flow's summary; with `keep_serving` the model server stays up after it."""
     with _prefect(ws, recipe, verbose):
         if keep_serving:
-            start(model_server(ws.home, ws.root, recipe.register_.line, recipe.deploy.port))
+            start(_model_server(ws, recipe))
         from flows.lifecycle import lifecycle
 
-        return lifecycle(recipe)
+        summary: Any = lifecycle(recipe)
+        return summary
 
 
 def run_nightly(ws: Workspace, recipe: Recipe) -> dict[str, Any]:
@@ -39,21 +39,19 @@ def run_nightly(ws: Workspace, recipe: Recipe) -> dict[str, Any]:
 @contextmanager
 def _prefect(ws: Workspace, recipe: Recipe, verbose: bool) -> Iterator[None]:
     """Settings and a server for Prefect, in place before it is imported; a taken model port is found out first."""
-    if find(ws.home, "model") is None:
-        require_free(model_server(ws.home, ws.root, recipe.register_.line, recipe.deploy.port))
+    service = _model_server(ws, recipe)
+    if find(ws.home, service.name) is None:
+        require_free(service)
     os.environ.update(environment(ws.home))
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
         if "PREFECT_API_URL" not in os.environ:
-            server = stack.enter_context(temporary(prefect_server(ws.home, _free_port())))
+            server = stack.enter_context(temporary(prefect_server(ws.home, free_port())))
             os.environ["PREFECT_API_URL"] = f"{server.url}/api"
             stack.callback(os.environ.pop, "PREFECT_API_URL", None)
         yield
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _model_server(ws: Workspace, recipe: Recipe) -> Service:
+    return server_of_line(ws.home, ws.root, recipe.register_.line, recipe.deploy.port)

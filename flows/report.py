@@ -29,11 +29,15 @@ def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:
         (r["stage"], r["state"], f"{r['seconds']:.1f}", r["came_in"], r["went_out"], r["digest"][:12], r["because"])
         for r in summary["stages"]
     ]
-    console.print(_table(f"Recipe {summary['recipe']}", ("stage", "state", "s", "in", "out", "digest", "because"), rows))
+    console.print(
+        _table(f"Recipe {summary['recipe']}", ("stage", "state", "s", "in", "out", "digest", "because"), rows)
+    )
     console.print(_score_table(summary["metrics"]))
     console.print(_paired_test(summary))
     for sample in summary["samples"]:
-        console.print(Panel(Text(sample["prompt"], style="bold") + Text(sample["text"]), title="sample", title_align="left"))
+        console.print(
+            Panel(Text(sample["prompt"], style="bold") + Text(sample["text"]), title="sample", title_align="left")
+        )
     if summary["served"]:
         served = summary["served"]
         text = Text(served["prompt"], style="bold") + Text(served["answer"])
@@ -57,7 +61,15 @@ def print_services(services: Sequence[ServiceStatus], as_json: bool) -> None:
         _print_json([asdict(service) for service in services])
         return
     rows = [
-        (s.name, s.state, s.url or "", str(s.pid or ""), _duration(s.uptime_seconds), _mebibytes(s.memory_bytes), str(s.restarts))
+        (
+            s.name,
+            s.state,
+            s.url or "",
+            str(s.pid or ""),
+            _duration(s.uptime_seconds),
+            _mebibytes(s.memory_bytes),
+            str(s.restarts),
+        )
         for s in services
     ]
     _console().print(_table("Services", ("service", "state", "address", "pid", "up for", "memory", "restarts"), rows))

@@ -53,5 +53,7 @@ def recipe_header(path: Path) -> dict[str, str]:
     found = dict(re.findall(r"^# (\w+):\s+(.+)$", head, flags=re.MULTILINE))
     missing = [field for field in HEADER_FIELDS if field not in found]
     if missing:
-        raise RecipeError(f"{path}: its header lacks {', '.join(missing)} (lines such as '# command: tidemill run NAME')")
+        raise RecipeError(
+            f"{path}: its header lacks {', '.join(missing)} (lines such as '# command: tidemill run NAME')"
+        )
     return {field: found[field] for field in HEADER_FIELDS}

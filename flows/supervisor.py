@@ -231,7 +231,7 @@ def _supervisor(ws: Workspace, settings: Settings) -> Service:
         folder=ws.root,
         environment=services.environment(ws.home),
         ready=lambda: bool(_read_report(ws.home).get("ready")),
-        ready_seconds=240.0,
+        ready_seconds=720.0,  # the sum of its services', on a busy machine
         grace_seconds=150.0,  # the sum of its services'
     )
 

@@ -1,7 +1,7 @@
 """Artifacts: a folder with a manifest, written whole or not at all, verified when read.
 
-A stage gets a `Draft` to write into and gives back the `Artifact` that it publishes. The manifest is deterministic: no time,
-no host, no run; who made it when is a record kept elsewhere under the artifact's digest.
+A stage gets a `Draft` to write into and gives back the `Artifact` that it publishes. The manifest is deterministic:
+no time, no host, no run; who made it when is a record kept elsewhere under the artifact's digest.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Artifact:
         manifest = _read_manifest(path)
         if kind is not None and manifest["kind"] != kind:
             raise ArtifactError(f"{path}: is a {manifest['kind']} artifact, {kind} is needed here")
-        fields = {name: manifest[name] for name in ("kind", "stage", "key", "stats", "parents", "recipe", "code", "files")}
+        fields = {
+            name: manifest[name] for name in ("kind", "stage", "key", "stats", "parents", "recipe", "code", "files")
+        }
         return cls(path=path, digest=_sha256(_canonical(manifest)), **fields)
 
 
@@ -103,7 +105,9 @@ class Draft:
             shutil.rmtree(self.path, ignore_errors=True)  # what a killed run left
             self.path.mkdir(parents=True)
         except OSError as problem:
-            raise ArtifactError(f"{self.path}: cannot be written ({problem.strerror}); check the folder's owner and space") from None
+            raise ArtifactError(
+                f"{self.path}: cannot be written ({problem.strerror}); check the folder's owner and space"
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,8 +116,8 @@ class Draft:
     def publish(self, stats: Mapping[str, Any], circumstances: Mapping[str, Any] | None = None) -> Artifact:
         """Seal the folder and move it into place.
 
-        `stats` are facts about the content; `circumstances` are what else fixed its bits (threads, CPU class, precision)
-        and become part of the key.
+        `stats` are facts about the content; `circumstances` are what else fixed its bits (threads, CPU class,
+        precision) and become part of the key.
         """
         files = {name: _describe(self.path / name) for name in _names(self.path)}
         source = {"recipe": dict(self.recipe), "parents": dict(self.parents), "code": self.code, "stage": self.stage}
@@ -154,7 +158,9 @@ def _verify(artifact: Artifact) -> None:
         raise ArtifactError(f"{artifact.path / name}: {fact}; {_mend(artifact)}")
     for name, expected in artifact.files.items():
         if _describe(artifact.path / name) != dict(expected):
-            raise ArtifactError(f"{artifact.path / name}: sha256 is not the manifest's, it was changed; {_mend(artifact)}")
+            raise ArtifactError(
+                f"{artifact.path / name}: sha256 is not the manifest's, it was changed; {_mend(artifact)}"
+            )
 
 
 def _mend(artifact: Artifact) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON in a folder each, written whole or not at all, verified when read.
 
-``FOLDER/step-N/`` holds ``state.safetensors`` and ``checkpoint.json``. The identity in it says what the state belongs to,
-so that a run never goes on from another recipe's, other data's or another CPU class's state.
+``FOLDER/step-N/`` holds ``state.safetensors`` and ``checkpoint.json``. The identity in it says what the state belongs
+to, so that a run never goes on from another recipe's, other data's or another CPU class's state.
 """
 
 from __future__ import annotations

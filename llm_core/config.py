@@ -1,8 +1,9 @@
 """Recipes: every value a run depends on, typed, checked all at once, and frozen.
 
-A recipe is one YAML file in ``configs/``. It may name a parent with ``inherit: NAME`` and a command line may change single
-values with ``--set section.key=value``. The same classes are the parameters of the Prefect flows, so the UI shows them as a
-form (Prefect validates forms in Python mode: choices are ``Literal``, sequences are lax tuples, there are no unions).
+A recipe is one YAML file in ``configs/``. It may name a parent with ``inherit: NAME`` and a command line may change
+single values with ``--set section.key=value``. The same classes are the parameters of the Prefect flows, so the UI
+shows them as a form (Prefect validates forms in Python mode: choices are ``Literal``, sequences are lax tuples, there
+are no unions).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-RECIPE_FORMAT = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
@@ -176,7 +176,7 @@ class Evaluate(Section):
 
     stride: int = Field(default=256, ge=1)
     """Tokens scored by one window; the rest of the context before them is only read."""
-    batch_windows: int = Field(default=16, ge=1)
+    batch_windows: int = Field(default=8, ge=1)
     """Windows scored at once."""
     prompts: tuple[str, ...] = ("Fellow citizens of the Senate and House of Representatives:", "The state of our union")
     """Beginnings that the model continues as sample texts."""
@@ -222,7 +222,7 @@ class Recipe(Section):
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    format: Literal[1] = RECIPE_FORMAT
+    format: Literal[1] = 1
     """Version of the recipe format."""
     name: str = Field(default="demo", pattern=NAME_PATTERN)
     """Name of the recipe: small letters, digits and dashes."""

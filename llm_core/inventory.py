@@ -37,7 +37,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All source files, sorted by name; `base` is where relative names start on this machine and is not written."""
+    """All source files; `base` is where relative names start on this machine and is not written."""
 
     files: tuple[SourceFile, ...]
     base: Path = field(compare=False)
@@ -76,6 +76,7 @@ def take_inventory(
 ) -> Inventory:
     """List every file of the sources with its sha256.
 
+    Their order is that of the sources, by name within each; of two copies the earlier one is kept later on.
     A folder gives its files with one of the `suffixes`, recursively and without hidden ones; a file named directly is
     taken whatever its suffix. `memo` is a folder in which hashes of unchanged files are remembered.
     Raises SourceError for a missing or unreadable source, a package that is not installed, or when no file matches.
@@ -87,7 +88,7 @@ def take_inventory(
             "put texts there, or change collect.sources or collect.suffixes"
         )
     hashes = _Hashes(memo / MEMO_NAME if memo else None)
-    files = tuple(hashes.describe(name, places[name]) for name in sorted(places))
+    files = tuple(hashes.describe(name, place) for name, place in places.items())
     hashes.save()
     return Inventory(files=files, base=base)
 
@@ -125,14 +126,16 @@ def _stable_name(source: str) -> str:
     return PurePosixPath(Path(source).as_posix()).as_posix()
 
 
-def _walk(source: str, folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def _walk(source: str, folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     def refuse(problem: OSError) -> None:
         raise SourceError(f"{source}: cannot read {problem.filename} ({problem.strerror}); check its permissions")
 
+    found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         wanted = (name for name in names if name.lower().endswith(suffixes) and not name.startswith("."))
-        yield from (Path(parent, name) for name in wanted)
+        found.extend(Path(parent, name) for name in wanted)
+    return sorted(found)
 
 
 def _checked(name: str) -> str:

@@ -126,9 +126,7 @@ def write_curve(path: Path, curve: Sequence[CurvePoint]) -> None:
             writer.writerow((point.step, point.tokens, f"{point.train_loss:.6f}", validation, f"{point.lr:.6g}"))
 
 
-def _advance(
-    state: State, working: WorkingCopy, cfg: Train, batch: Batch, validation: Sequence[Batch]
-) -> CurvePoint:
+def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, validation: Sequence[Batch]) -> CurvePoint:
     """One optimizer step; the state changes only after the loss and the gradients are known to be finite."""
     factor = rate_factor(state.step, cfg)
     loss = _loss(working.module, batch)

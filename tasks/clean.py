@@ -21,7 +21,7 @@ NEEDED_SPLITS = ("train", "test")
 
 
 class SplitError(ValueError):
-    """A split without documents; the message says which share to change."""
+    """A split without documents; the message says which share or rule to change."""
 
 
 def clean(cfg: Clean, documents: Artifact, out: Draft) -> Artifact:
@@ -32,9 +32,14 @@ def clean(cfg: Clean, documents: Artifact, out: Draft) -> Artifact:
     counts: Counter[str] = Counter({f"{split}_{unit}": 0 for split in SPLITS for unit in ("documents", "bytes")})
     with RejectionList(out.path) as rejected:
         kept = write_documents(_clean_documents(cfg, documents, counts, rejected, out), CleanDocument, out.path)
+    reasons = dict(sorted(rejected.reasons.items()))
+    if not kept:
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        raise SplitError(
+            f"no document of {documents.stats['kept']} passed ({listed}); relax the rules of the clean section"
+        )
     _require_splits(cfg, counts, kept)
     _write_tables(out.path, counts, rejected)
-    reasons = dict(sorted(rejected.reasons.items()))
     return out.publish({"records_in": documents.stats["kept"], "kept": kept, "rejected": reasons, **counts})
 
 

@@ -1,7 +1,7 @@
 """Decide whether a registered version replaces the champion of its line, and move the champion if so.
 
-Challenger and opponent are scored on the same held-out documents; the paired bootstrap resamples documents. The opponent of
-a line's first version is the unigram baseline of its own report.
+Challenger and opponent are scored on the same held-out documents; the paired bootstrap resamples documents. The
+opponent of a line's first version is the unigram baseline of its own report.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ScoreOpponent = Callable[[Entry], "pd.Series[float]"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """A paired comparison on held-out documents; gains are in bits per byte, above zero where the challenger is better."""
+    """A paired comparison on held-out documents; gains are in bits per byte, above 0 where the challenger is better."""
 
     opponent: str
     documents: int
@@ -80,10 +80,9 @@ def answer(cfg: Gate, version: Entry, report: Artifact, ledger: Ledger) -> Entry
     return decided if decided is not None and decided.body["outcome"] != "promote" else None
 
 
-def compare(
-    cfg: Gate, seed: int, report: Artifact, champion: Entry | None, score_opponent: ScoreOpponent
-) -> Evidence:
+def compare(cfg: Gate, seed: int, report: Artifact, champion: Entry | None, score_opponent: ScoreOpponent) -> Evidence:
     """Score both sides on the report's documents and resample them in pairs."""
+    import numpy as np
     import pandas as pd
 
     from llm_core.evals.perplexity import bits_per_byte
@@ -94,8 +93,8 @@ def compare(
     if theirs.isna().any():
         raise ValueError(f"{report.path}: the opponent was not scored on every held-out document")
     result = paired_bootstrap(
-        scores["bits"].to_numpy(),
-        theirs.to_numpy(),
+        np.asarray(scores["bits"], dtype=np.float64),
+        np.asarray(theirs, dtype=np.float64),
         scores["num_bytes"].to_numpy(),
         resamples=cfg.resamples,
         seed=seed,

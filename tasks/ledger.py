@@ -1,8 +1,8 @@
 """The ledger: which effects happened, who is champion and why. Append-only, hash-chained, signed.
 
-Each entry holds the sha256 of the one before it and an Ed25519 signature over its own hash. An effect has a key, unique
-within its kind, so that a rerun finds what an earlier run did instead of doing it again. MLflow's aliases are a projection of
-this table: `champion` here is the truth.
+Each entry holds the sha256 of the one before it and an Ed25519 signature over its own hash. An effect has a key,
+unique within its kind, so that a rerun finds what an earlier run did instead of doing it again. MLflow's aliases are
+a projection of this table: `champion` here is the truth.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Ledger:
             connection.execute(_TABLE)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, LEDGER_FORMAT):
-                raise LedgerError(f"{self._path}: format {version}, this version reads {LEDGER_FORMAT}; upgrade tidemill")
+                raise LedgerError(
+                    f"{self._path}: format {version}, this version reads {LEDGER_FORMAT}; upgrade tidemill"
+                )
             connection.execute(f"PRAGMA user_version = {LEDGER_FORMAT}")
 
     def find(self, kind: str, key: str) -> Entry | None:
@@ -93,7 +95,8 @@ class Ledger:
             if done is not None:
                 return done
             rows = connection.execute(
-                "SELECT hash FROM entries WHERE line = ? AND kind IN (?, ?) ORDER BY sequence DESC LIMIT 1", (line, *MOVES)
+                "SELECT hash FROM entries WHERE line = ? AND kind IN (?, ?) ORDER BY sequence DESC LIMIT 1",
+                (line, *MOVES),
             ).fetchall()
             present = rows[0][0] if rows else None
             if present != expected:
@@ -101,13 +104,15 @@ class Ledger:
             return self._insert(connection, kind, line, key, body)
 
     def verify(self) -> int:
-        """Check the whole chain; returns its length, raises LedgerError naming the first entry that was tampered with."""
+        """Check the whole chain; returns its length, raises LedgerError naming the first entry that was changed."""
         previous = GENESIS
         public = self._public_key()
         entries = self._select("1")
         for number, entry in enumerate(entries, start=1):
             if entry.sequence != number or entry.previous != previous:
-                raise LedgerError(f"{self._path}: entry {number} is missing or out of order; restore the file from a backup")
+                raise LedgerError(
+                    f"{self._path}: entry {number} is missing or out of order; restore the file from a backup"
+                )
             _check(entry, public, self._path)
             previous = entry.hash
         return len(entries)
@@ -116,9 +121,7 @@ class Ledger:
         """Raise LedgerError unless this entry's hash and signature are right."""
         _check(entry, self._public_key(), self._path)
 
-    def _insert(
-        self, connection: sqlite3.Connection, kind: str, line: str, key: str, body: Mapping[str, Any]
-    ) -> Entry:
+    def _insert(self, connection: sqlite3.Connection, kind: str, line: str, key: str, body: Mapping[str, Any]) -> Entry:
         last = connection.execute("SELECT sequence, hash FROM entries ORDER BY sequence DESC LIMIT 1").fetchone()
         sequence, previous = (last[0] + 1, last[1]) if last else (1, GENESIS)
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -185,15 +188,19 @@ def _check(entry: Entry, public: Ed25519PublicKey, path: Path) -> None:
             raise InvalidSignature
         public.verify(bytes.fromhex(entry.signature), bytes.fromhex(entry.hash))
     except (InvalidSignature, ValueError):
-        raise LedgerError(f"{path}: entry {entry.sequence} ({entry.kind}) was changed; restore the file from a backup") from None
+        raise LedgerError(
+            f"{path}: entry {entry.sequence} ({entry.kind}) was changed; restore the file from a backup"
+        ) from None
 
 
 def _existing(connection: sqlite3.Connection, kind: str, key: str) -> Entry | None:
-    return next(iter(_entries(connection.execute("SELECT * FROM entries WHERE kind = ? AND key = ?", (kind, key)))), None)
+    return next(
+        iter(_entries(connection.execute("SELECT * FROM entries WHERE kind = ? AND key = ?", (kind, key)))), None
+    )
 
 
 def _entries(cursor: sqlite3.Cursor) -> list[Entry]:
-    return [Entry(*row[:5], json.loads(row[5]), *row[6:]) for row in cursor]
+    return [Entry(*(*row[:5], json.loads(row[5]), *row[6:])) for row in cursor]
 
 
 def _hash(sequence: int, at: str, kind: str, line: str, key: str, body: Mapping[str, Any], previous: str) -> str:

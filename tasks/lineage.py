@@ -41,7 +41,9 @@ class Code:
     def of(cls, root: Path) -> Code:
         """Read it from git; without git or a first commit the commit is `none`."""
         commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-        return cls(commit=commit.strip() or "none", diff=_git(root, "diff", "HEAD", "--", ".", *GENERATED) if commit else "")
+        return cls(
+            commit=commit.strip() or "none", diff=_git(root, "diff", "HEAD", "--", ".", *GENERATED) if commit else ""
+        )
 
 
 def recipe_sha256(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The ledger's memory of nights: what each finished one was made from, so that the next knows whether anything is new."""
+"""The ledger's memory of nights: what the last finished one was made from, so that the next knows what is new."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Stages as Prefect tasks: the one place where a stage meets Prefect, DVC, MLflow and the ledger.
 
-Prefect orders, retries, times out and shows; it never decides what is up to date. Tasks are called directly, not submitted,
-so that a cancelled run reaches the stage in its main thread.
+Prefect orders, retries, times out and shows; it never decides what is up to date. Tasks are called directly, not
+submitted, so that a cancelled run reaches the stage in its main thread.
 """
 
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,7 @@ from tasks.lineage import Code, Records, intent, run_facts
 from tasks.observers import Terminal, Together
 from tasks.processes import temporary
 from tasks.register import register as register_stage
-from tasks.services import model_server
+from tasks.services import server_of_line
 from tasks.stages import STAGES, Stage, use_recipe
 from tasks.summary import StageRow, Summary, effect_row, pure_row
 from tasks.tracking import MetricSpool, Tracker
@@ -41,7 +42,13 @@ from tasks.versioning import Versioning, only_run
 from tasks.workspace import Workspace
 
 HOUR = 3600
-TIMEOUT_SECONDS = {"collect": 6 * HOUR, "clean": 12 * HOUR, "tokenizer": 6 * HOUR, "tokenize": 12 * HOUR, "train": 168 * HOUR}
+TIMEOUT_SECONDS = {
+    "collect": 6 * HOUR,
+    "clean": 12 * HOUR,
+    "tokenizer": 6 * HOUR,
+    "tokenize": 12 * HOUR,
+    "train": 168 * HOUR,
+}
 DEFAULT_TIMEOUT_SECONDS = 2 * HOUR
 RETRIES, RETRY_SECONDS = 2, 5
 PROGRESS_SECONDS = 3.0
@@ -58,6 +65,12 @@ class Run:
         self.facts = run_facts(ws, recipe, self.flow_run)
         self.run_id = self.tracker.open_run(recipe, intent(recipe, inventory), self.facts)
         self.rows: list[StageRow] = []
+
+    def report(self, row: StageRow) -> None:
+        """Note that a stage ended, for the summary, the flow run's log and whoever watches the terminal."""
+        self.rows.append(row)
+        get_run_logger().info("%s: %s, because: %s", row.stage, row.state, row.because)
+        print(f"{row.stage:>10}  {row.state}, {row.seconds:.1f} s, {row.went_out}", file=sys.stderr, flush=True)
 
     def summary(self) -> Summary:
         """What the run came to, for people and for ``--json``."""
@@ -102,8 +115,7 @@ def effect(function: Callable[..., Entry]) -> Task[..., Entry]:
         entry = function(run, *inputs)
         fresh = entry.sequence > before
         row = effect_row(function.__name__, entry, fresh, time.monotonic() - began)
-        run.rows.append(row)
-        get_run_logger().info("%s: %s, %s", row.stage, row.state, row.because)
+        run.report(row)
         create_markdown_artifact(_markdown(row.stage, {"state": row.state, **entry.body}), key=row.stage)
         return entry
 
@@ -139,13 +151,13 @@ def deploy(run: Run, decision: Entry) -> Entry:
     if done is not None:
         return done
     cfg = run.recipe.deploy
-    with temporary(model_server(run.ws.home, run.ws.root, decision.line, cfg.port)) as server:
+    with temporary(server_of_line(run.ws.home, run.ws.root, decision.line, cfg.port)) as server:
         assert server.url is not None
         return deploy_stage(cfg, champion, server.url, run.ledger)
 
 
 class PrefectProgress:
-    """An observer that shows progress on the flow run's page, from a thread of its own: a stage never waits for the API."""
+    """Progress on the flow run's page, sent from a thread of its own: a stage never waits for the API."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -183,7 +195,11 @@ class PrefectProgress:
                     key = f"{self._stage}-progress"
                     artifact = create_progress_artifact(progress=percent, key=key, description=text)
                 else:
-                    update_progress_artifact(artifact_id=artifact, progress=percent, description=text)
+                    update_progress_artifact(
+                        artifact_id=artifact,  # type: ignore[arg-type]
+                        progress=percent,
+                        description=text,
+                    )
             except Exception as problem:
                 get_run_logger().debug("progress is not shown: %s", problem)
 
@@ -203,7 +219,9 @@ def _task(name: str, body: Callable[..., Any]) -> Task[..., Any]:
 def _is_transient(_task: Any, _task_run: Any, state: Any) -> bool:
     """Only what may pass by itself is tried again: I/O and connection errors, never a bad input or a failed check."""
     problem = state.result(raise_on_failure=False)
-    return isinstance(problem, OSError | ConnectionError) and not isinstance(problem, FileNotFoundError | PermissionError)
+    return isinstance(problem, OSError | ConnectionError) and not isinstance(
+        problem, FileNotFoundError | PermissionError
+    )
 
 
 @contextmanager
@@ -227,12 +245,10 @@ def _require_present(run: Run, stage: Stage, inputs: tuple[Artifact, ...]) -> No
 
 def _record(run: Run, stage: Stage, result: Update) -> None:
     artifact = result.artifact
-    row = pure_row(result)
-    run.rows.append(row)
+    run.report(pure_row(result))
     run.tracker.log_stage(run.run_id, artifact, run.versioning.md5(stage.name))
     body = {"stage": stage.name, "state": result.state, "seconds": result.seconds, "run": run.run_id}
     run.records.add(artifact.digest, {**body, "flow_run": run.flow_run, "commit": run.facts["git.commit"]})
-    get_run_logger().info("%s: %s, because %s", stage.name, result.state, result.because)
     facts = {"state": result.state, "because": result.because, "digest": artifact.digest, **artifact.stats}
     create_markdown_artifact(_markdown(stage.name, facts), key=stage.name)
 

@@ -57,7 +57,7 @@ class Service:
     """The command line option that changes the port, for the message when it is taken."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables set beside those of the starting process."""
-    ready_seconds: float = 90.0
+    ready_seconds: float = 180.0
     grace_seconds: float = 15.0
     """Time to end by itself after SIGTERM, before it is killed."""
     children_first: bool = False
@@ -152,9 +152,12 @@ def marked(home: Path) -> Iterator[tuple[psutil.Process, Mapping[str, str]]]:
 
 def stop_strays(home: Path) -> list[int]:
     """End what killed servers left behind; returns the process ids."""
-    strays = [process for process, _ in marked(home) if process.pid != os.getpid()]
-    _end(strays)
-    return [process.pid for process in strays]
+    ended = []
+    # Again until none is left: a supervisor without its state file may have been starting one meanwhile.
+    while strays := [process for process, _ in marked(home) if process.pid != os.getpid() and _runs(process)]:
+        _end(strays)
+        ended += [process.pid for process in strays]
+    return ended
 
 
 @contextlib.contextmanager
@@ -167,6 +170,14 @@ def temporary(service: Service) -> Iterator[Running]:
     finally:
         if found is None:
             stop(service.home, running)
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def require_free(service: Service) -> None:

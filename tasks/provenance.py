@@ -24,7 +24,9 @@ def provenance(tracker: Tracker, ledger: Ledger, line: str, number: int) -> dict
         "recipe": tracker.read_file(version.run_id, "run.yaml"),
         "flow_run": version.tags.get("prefect.flow_run_id"),
         "mlflow": version.run_id,
-        "dvc": {name.removeprefix("dvc.out."): md5 for name, md5 in version.tags.items() if name.startswith("dvc.out.")},
+        "dvc": {
+            name.removeprefix("dvc.out."): md5 for name, md5 in version.tags.items() if name.startswith("dvc.out.")
+        },
         "data": inventory["files"],
         "ledger": [{"sequence": e.sequence, "at": e.at, "kind": e.kind, "hash": e.hash, **e.body} for e in about],
     }

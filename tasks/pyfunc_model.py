@@ -1,7 +1,7 @@
 """The MLflow view of a model artifact, logged as code: completes prompts with weights read from safetensors.
 
-MLflow copies this file and ``llm_core`` beside the weights, so ``mlflow models serve`` works without this project. Our own
-server and evaluation never load a model this way.
+MLflow copies this file and ``llm_core`` beside the weights, so ``mlflow models serve`` works without this project.
+Our own server and evaluation never load a model this way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import mlflow
 import pandas as pd
 
 
-class Completion(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class Completion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
     """A `prompt` column in, the continuations out."""
 
     def load_context(self, context: Any) -> None:

@@ -14,7 +14,13 @@ from tasks.workspace import Workspace
 
 
 def register(
-    cfg: Register, model: Artifact, tracker: Tracker, ledger: Ledger, ws: Workspace, run_id: str, facts: Mapping[str, str]
+    cfg: Register,
+    model: Artifact,
+    tracker: Tracker,
+    ledger: Ledger,
+    ws: Workspace,
+    run_id: str,
+    facts: Mapping[str, str],
 ) -> Entry:
     """The `registered` entry of this model in the line; whatever an earlier run did of it is found and adopted.
 

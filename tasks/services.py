@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 from filelock import FileLock
 
-from tasks.processes import HOST, Service, ServiceError, find, marked
+from tasks.processes import HOST, Running, Service, ServiceError, find, free_port, marked
 from tasks.workspace import HOME_VARIABLE
 
 POOL = "tidemill"
@@ -105,6 +106,16 @@ def model_server(home: Path, root: Path, line: str, port: int = 8000) -> Service
     )
 
 
+def server_of_line(home: Path, root: Path, line: str, port: int) -> Service:
+    """The model server to ask for `line`: the running one if it serves that line, else one of its own."""
+    service = model_server(home, root, line, port)
+    running = find(home, service.name)
+    if running is None or _line_of(running) == line:
+        return service
+    other = model_server(home, root, line, free_port() if running.port == port else port)
+    return replace(other, name=f"model-{line}")
+
+
 def worker(home: Path, workspace: Path, api: str) -> Service:
     """A Prefect worker that runs one flow at a time in the git worktree `workspace`; `api` is the server's API URL."""
     name = workspace.name
@@ -171,6 +182,13 @@ def crash_orphans(home: Path, api: str, name: str) -> list[str]:
     for run in orphans:
         _ask(f"{api}/flow_runs/{run}/set_state", {"state": crashed, "force": True})
     return orphans
+
+
+def _line_of(running: Running) -> str | None:
+    try:
+        return str(httpx.get(f"{running.url}/ready", timeout=5.0, trust_env=False).json().get("line"))
+    except (httpx.HTTPError, ValueError):
+        return None
 
 
 def answers(url: str) -> bool:

@@ -1,6 +1,7 @@
 """The pure stages in one table, and the one way a stage is run.
 
-``python -m tasks STAGE`` (what ``dvc.yaml`` calls) and the Prefect task call the same `run_stage`, so they make the same bytes.
+``python -m tasks STAGE`` (what ``dvc.yaml`` calls) and the Prefect task call the same `run_stage`, so they make the
+same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from llm_core.closure import closure_paths, code_digest
 from llm_core.config import Recipe, RecipeError, parse_recipe
 from llm_core.inventory import Inventory, take_inventory
 from tasks.workspace import Workspace
-
 
 RUN_HEADER = "# The resolved recipe of this workspace, written by tidemill: the only parameters that DVC reads.\n"
 

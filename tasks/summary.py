@@ -106,7 +106,9 @@ def pure_row(result: Update) -> StageRow:
 
 def effect_row(stage: str, entry: Entry, fresh: bool, seconds: float) -> StageRow:
     """The row of an effect; its digest is the ledger entry's hash."""
-    reason = str(entry.body.get("reason") or entry.body.get("outcome") or f"{entry.kind} version {entry.body['version']}")
+    reason = str(
+        entry.body.get("reason") or entry.body.get("outcome") or f"{entry.kind} version {entry.body['version']}"
+    )
     return StageRow(
         stage=stage,
         state=entry.kind if fresh else "up to date",

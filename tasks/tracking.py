@@ -1,8 +1,8 @@
 """MLflow: one run per intent, metrics through a local spool, versions and aliases of the registry.
 
-The only module of the tasks that knows MLflow. Run ids are passed, nothing asks for "the latest" or an active run. Training
-never waits for the tracker: metrics are appended to a file and a thread ships them; resending after an outage is safe, since
-MLflow stores an identical (key, step, time, value) once.
+The only module of the tasks that knows MLflow. Run ids are passed, nothing asks for "the latest" or an active run.
+Training never waits for the tracker: metrics are appended to a file and a thread ships them; resending after an
+outage is safe, since MLflow stores an identical (key, step, time, value) once.
 """
 
 from __future__ import annotations
@@ -117,8 +117,10 @@ class Tracker:
         """Log the model folder to its run (as code over safetensors, no pickle) and register it with its tags."""
         with suppress(MlflowException):  # the line exists already
             self.client.create_registered_model(line)
-        uri = _log_model(run_id, folder)
-        return _version(self.client.create_model_version(line, uri, run_id, tags=dict(tags)))
+        model_id = _log_model(run_id, folder)
+        # The server, unlike the SQLite store, wants the model's id beside its address.
+        made = self.client.create_model_version(line, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
+        return _version(made)
 
     def tag_version(self, version: Version, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""
@@ -172,7 +174,8 @@ class Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a local path has two equal interpretations
             source = resolve_dataset_source(str(artifact.path))
-        dataset = MetaDataset(source, name=artifact.stage, digest=md5[:36])  # MLflow caps digests at 36 characters
+        # MLflow caps digests at 36 characters.
+        dataset = MetaDataset(source, name=artifact.stage, digest=md5[:36])  # type: ignore[abstract]
         self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [])])
 
 
@@ -192,7 +195,9 @@ class MetricSpool:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         try:
@@ -260,7 +265,7 @@ def _system_metrics() -> dict[str, float]:
 
 
 def _log_model(run_id: str, folder: Path) -> str:
-    """Log a model folder as models-from-code pyfunc; returns its URI."""
+    """Log a model folder as models-from-code pyfunc; returns MLflow's id of it."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -271,7 +276,9 @@ def _log_model(run_id: str, folder: Path) -> str:
         params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in defaults]),
     )
     code = Path(__file__).resolve().parent
-    needs = {name: metadata.version(name).split("+")[0] for name in ("torch", "safetensors", "tokenizers", "numpy", "pandas")}
+    needs = {
+        name: metadata.version(name).split("+")[0] for name in ("torch", "safetensors", "tokenizers", "numpy", "pandas")
+    }
     with tempfile.TemporaryDirectory() as staging, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no input example: it would load the model to run it once
         # MLflow keeps a folder under its own name, and ours is named by its stage.
@@ -284,7 +291,7 @@ def _log_model(run_id: str, folder: Path) -> str:
             pip_requirements=[f"{name}=={version}" for name, version in needs.items()],
             signature=signature,
         )
-    return str(info.model_uri)
+    return str(info.model_id)
 
 
 def _version(item: Any) -> Version:

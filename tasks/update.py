@@ -36,9 +36,8 @@ def update(stage: Stage, recipe: Recipe, ws: Workspace, versioning: Versioning, 
         artifact = Artifact.peek(ws.out / stage.name, stage.makes)
         return Update(artifact, "up to date", "recipe, inputs and code are unchanged", time.monotonic() - began)
     with versioning.working(stage.name):
-        artifact, state = _adopt(stage, recipe, ws) or _restore(stage, recipe, ws, versioning) or (None, "made")
-        if artifact is None:
-            artifact = run_stage(stage, recipe, ws, observer)
+        found = _adopt(stage, recipe, ws) or _restore(stage, recipe, ws, versioning)
+        artifact, state = found or (run_stage(stage, recipe, ws, observer), "made")
         versioning.commit(stage.name)
     return Update(artifact, state, _shorten(reasons), time.monotonic() - began)
 

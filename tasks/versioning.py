@@ -44,7 +44,9 @@ class Versioning:
         try:
             self._repo = Repo(str(ws.root))
         except DvcException as problem:
-            raise ArtifactError(f"{ws.root}: not a DVC repository ({problem}); run dvc init, or git checkout .dvc") from None
+            raise ArtifactError(
+                f"{ws.root}: not a DVC repository ({problem}); run dvc init, or git checkout .dvc"
+            ) from None
         self._root = ws.root
         self._lock = FileLock(Path(self._repo.tmp_dir) / "tidemill-dvc.lock", timeout=BUSY_SECONDS)
         Path(self._repo.tmp_dir).mkdir(parents=True, exist_ok=True)

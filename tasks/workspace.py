@@ -1,7 +1,7 @@
 """Where a run works and where everything it shares lives.
 
-A workspace is a checkout: the one a person works in, or a git worktree of it that belongs to one worker, so that a run from
-the UI never touches a person's files. All of them share one home, ``.tidemill`` in the main checkout.
+A workspace is a checkout: the one a person works in, or a git worktree of it that belongs to one worker, so that a
+run from the UI never touches a person's files. All of them share one home, ``.tidemill`` in the main checkout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class WorkspaceError(ValueError):
 
 @dataclass(frozen=True)
 class Workspace:
-    """A checkout (`root`: dvc.yaml, configs, out) and the shared state of all checkouts (`home`: stores, keys, servers)."""
+    """A checkout (`root`: dvc.yaml, configs, out) and what all checkouts share (`home`: stores, keys, servers)."""
 
     root: Path
     home: Path

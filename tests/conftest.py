@@ -15,7 +15,17 @@ import pytest
 from llm_core.closure import ROOT
 from tasks.workspace import HOME_VARIABLE, Workspace
 
-CODE = ("flows", "tasks", "llm_core", "configs", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore", "pyproject.toml")
+CODE = (
+    "flows",
+    "tasks",
+    "llm_core",
+    "configs",
+    "dvc.yaml",
+    ".dvc/config",
+    ".dvcignore",
+    ".gitignore",
+    "pyproject.toml",
+)
 NUM_TEXTS = 60
 TINY = """\
 # command:  tidemill run tiny
@@ -89,7 +99,13 @@ def in_project(ws: Workspace, *command: str, env: Mapping[str, str] | None = Non
 def project_environment(ws: Workspace, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a process that works in the project: nothing of this checkout's own state leaks in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    return {**kept, HOME_VARIABLE: str(ws.home), "PYTHONPATH": str(ws.root), "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+    return {
+        **kept,
+        HOME_VARIABLE: str(ws.home),
+        "PYTHONPATH": str(ws.root),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **(more or {}),
+    }
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Causal attention (B, T, H * D) over rotated q (B, T, H, D) and k, and v, both (B, T, G, D); cos and sin (T, D)."""
+    """Causal attention (B, T, H * D) over q (B, T, H, D), k and v (B, T, G, D), q and k rotated by cos, sin (T, D)."""
     sin = torch.cat((-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]), dim=1)
     y: Tensor = _RotaryAttention.apply(q, k, v, cos, sin)
     return y

@@ -128,7 +128,7 @@ class Cache:
 
 
 def use_fused(x: Tensor) -> bool:
-    """Whether `x` is in bfloat16 on a CPU, where torch's own attention and norm are slower than plain products and sums."""
+    """Whether `x` is in bfloat16 on a CPU, where torch's attention and norm are slower than plain products and sums."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
@@ -175,7 +175,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
         q, k, v = (proj(x).unflatten(-1, (-1, self.head_size)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if cache is None and use_fused(q):
-            return self.o_proj(fused.rotary_attention(q, k, v, cos[:, 0], sin[:, 0]))
+            table = cos[:, 0].to(q.dtype), sin[:, 0].to(q.dtype)  # autocast leaves the table in float32
+            return self.o_proj(fused.rotary_attention(q, k, v, *table))
         q, k, v = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
@@ -279,7 +280,10 @@ class Llama(nn.Module):
             if parameter.dim() < 2:
                 parameter.fill_(1.0)
                 continue
-            std = 0.02 if "embed_tokens" in name else parameter.shape[1] ** -0.5
+            # The embedding starts as wide as a norm's output, so that blocks refine it rather than drown it; as an
+            # output head too it has to be narrow, or the first losses would be large.
+            wide = "embed_tokens" in name and not self.config.tie_embeddings
+            std = 1.0 if wide else parameter.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std *= residual_scale  # each block adds to the residual stream twice
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)

@@ -72,7 +72,9 @@ def _command(item: tuple[tuple[str, ...], Any], program: tuple[str, ...]) -> str
     usage = " ".join((*program, *path, *(p.metavar or p.name.upper() for p in arguments)))
     lines = [f"### {usage}", "", command.help or "", ""]
     for parameter in command.params:
-        names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.metavar or parameter.name
+        names = (
+            ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.metavar or parameter.name
+        )
         default = f" Default: `{parameter.default}`." if parameter.default not in (None, False, ...) else ""
         lines.append(f"- `{names}`: {getattr(parameter, 'help', '') or ''}{default}")
     return "\n".join(lines).rstrip()

@@ -84,7 +84,8 @@ import sys
 from typer.testing import CliRunner
 from flows.cli import app
 assert CliRunner().invoke(app, {command!r}).exit_code == 0
-print(*sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "prefect", "mlflow", "dvc", "pandas", "datasets"}}))
+heavy = {{"torch", "prefect", "mlflow", "dvc", "pandas", "datasets"}}
+print(*sorted({{name.split(".")[0] for name in sys.modules}} & heavy))
 """
     assert run_python(code, ROOT).split() == []
 

@@ -4,8 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
+from uuid import UUID, uuid4
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
 from small_project import Api, git, is_gone, wait_for
 
 from flows import deployments
@@ -57,6 +62,39 @@ def test_a_wrong_schedule_says_how_to_write_it(ws: Workspace) -> None:
         deployments.plan(ws, cron="at two")
     with pytest.raises(DeploymentError, match=r"timezone 'Berlin/Europe': not known"):
         deployments.plan(ws, timezone="Berlin/Europe")
+
+
+def nightly_at(active: bool) -> DeploymentResponse:
+    """The nightly deployment as the server would describe it."""
+    schedule = {"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}, "active": active, "slug": deployments.SCHEDULE}
+    return DeploymentResponse.model_validate({"name": "nightly", "flow_id": uuid4(), "schedules": [schedule]})
+
+
+def test_a_schedule_that_a_person_paused_stays_paused(ws: Workspace) -> None:
+    nightly = deployments.plan(ws)[-1]
+    assert [each.active for each in deployments._schedules(nightly, None)] == [True]
+    assert [each.active for each in deployments._schedules(nightly, nightly_at(active=True))] == [True]
+    assert [each.active for each in deployments._schedules(nightly, nightly_at(active=False))] == [False]
+
+
+class _WaitingRuns:
+    """The part of Prefect's client that knows three missed nights and a run that a person asked for."""
+
+    def __init__(self) -> None:
+        nights = [FlowRun(flow_id=uuid4(), name=f"night {day}", auto_scheduled=True) for day in (3, 2, 1)]
+        self.runs = [FlowRun(flow_id=uuid4(), name="asked for", auto_scheduled=False), *nights]
+
+    def read_flow_runs(self, **_: object) -> list[FlowRun]:
+        return list(self.runs)
+
+    def delete_flow_run(self, run_id: UUID) -> None:
+        self.runs = [run for run in self.runs if run.id != run_id]
+
+
+def test_of_several_missed_nights_the_last_one_is_caught_up_with() -> None:
+    client = _WaitingRuns()
+    deployments._drop_missed_runs(cast(SyncPrefectClient, client), nightly_at(active=True))
+    assert [run.name for run in client.runs] == ["asked for", "night 3"]
 
 
 def apply_again(ws: Workspace, settings: Settings) -> None:

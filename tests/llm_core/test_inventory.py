@@ -48,6 +48,13 @@ def test_overlapping_sources_name_a_file_once(base: Path) -> None:
     assert [file.path for file in taken.files] == ["texts/a.txt", "texts/sub/b.MD"]
 
 
+def test_files_keep_the_order_of_their_sources(base: Path) -> None:
+    (base / "a-later").mkdir()
+    (base / "a-later" / "z.txt").write_text("z")
+    taken = take_inventory(("texts", "a-later"), SUFFIXES, base)
+    assert [file.path for file in taken.files] == ["texts/a.txt", "texts/sub/b.MD", "a-later/z.txt"]
+
+
 def test_a_file_named_directly_is_taken_whatever_its_suffix(base: Path) -> None:
     assert take_inventory(("texts/sub/c.bin",), SUFFIXES, base).files[0].path == "texts/sub/c.bin"
 
@@ -84,7 +91,9 @@ def test_an_edit_that_keeps_size_and_modification_time_is_noticed(base: Path, mo
 def test_a_file_changed_a_moment_ago_is_not_remembered(base: Path) -> None:
     (base / "texts" / "a.txt").write_text("now")
     take_inventory(("texts",), SUFFIXES, base, base / "memo")
-    assert not (base / "memo" / "inventory.json").exists() or "a.txt" not in (base / "memo" / "inventory.json").read_text()
+    assert (
+        not (base / "memo" / "inventory.json").exists() or "a.txt" not in (base / "memo" / "inventory.json").read_text()
+    )
 
 
 def test_a_damaged_memo_costs_time_and_nothing_else(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

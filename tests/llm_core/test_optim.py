@@ -107,7 +107,8 @@ def test_each_group_has_the_rate_of_the_recipe() -> None:
         "model.norm.weight": 1e-5,
         "model.layers.0.mlp.up_proj.weight": 1e-3,
     }
-    assert {name: moved[name] for name in expected} == pytest.approx(expected, rel=0.05)  # Adam's first step is the rate
+    # Adam's first step is as long as the rate.
+    assert {name: moved[name] for name in expected} == pytest.approx(expected, rel=0.05)
 
 
 def test_the_bfloat16_copy_hands_gradients_over_and_takes_weights_back() -> None:

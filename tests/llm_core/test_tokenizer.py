@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from llm_core.tokenizer import END, SPECIALS, TURN_START, StreamDecoder, Tokenizer, TokenizerError, sample_evenly
 
-CORPUS = ["The Congress shall have power to lay and collect taxes, 1790. It's ours; we'll keep it.\n\n" * 20, "naïve café"]
+CORPUS = [
+    "The Congress shall have power to lay and collect taxes, 1790. It's ours; we'll keep it.\n\n" * 20,
+    "naïve café",
+]
 HOSTILE = [
     "",
     " ",

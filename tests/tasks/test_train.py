@@ -17,7 +17,7 @@ from llm_core.models import load_pretrained
 from tasks.train import train
 
 SHAPE = Model(num_layers=1, width=32, num_heads=2, num_kv_heads=1, mlp_width=48, context=16)
-CFG = Train(steps=40, batch_tokens=128, warmup_steps=4, validate_every=10, checkpoint_every=3, threads=1)
+CFG = Train(steps=24, batch_tokens=128, warmup_steps=4, validate_every=8, checkpoint_every=3, threads=1)
 
 
 def inputs(root: Path) -> tuple[Artifact, Artifact]:
@@ -54,7 +54,7 @@ def test_the_model_folder_is_complete_and_loads(tmp_path: Path) -> None:
     model = load_pretrained(artifact.path)
     assert model.config.context == 16 and model.config.vocab_size == 30
     assert artifact.stats["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert artifact.stats["tokens_seen"] == 40 * 128
+    assert artifact.stats["tokens_seen"] == 24 * 128
     assert 0 < artifact.stats["best_validation_loss"] <= artifact.stats["validation_loss"] < 5
     assert not (tmp_path / "a" / "scratch").exists()
 
@@ -117,7 +117,7 @@ def kill_after(root: Path, step: int) -> None:
 def test_after_sigkill_a_rerun_gives_the_unbroken_runs_bytes(tmp_path: Path) -> None:
     inputs(tmp_path)
     unbroken = run(tmp_path, "whole")
-    for step in (8, 23):
+    for step in (5, 14):
         kill_after(tmp_path, step)
         assert not (tmp_path / "killed" / "train").exists()
         found = {int(path.name.removeprefix("step-")) for path in (tmp_path / "killed" / "scratch").glob("step-*")}

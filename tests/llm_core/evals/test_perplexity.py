@@ -85,7 +85,9 @@ def test_every_token_is_scored_once_and_nothing_leaks_between_documents(stride: 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(2, 16), st.data())
-def test_windows_score_each_token_once_with_enough_before_it(lengths: list[int], context: int, data: st.DataObject) -> None:
+def test_windows_score_each_token_once_with_enough_before_it(
+    lengths: list[int], context: int, data: st.DataObject
+) -> None:
     stride = data.draw(st.integers(1, context))
     windows = plan_windows(lengths, context, stride)
     starts = np.cumsum([0, *lengths])

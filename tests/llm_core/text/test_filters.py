@@ -54,7 +54,11 @@ def test_marks_are_the_recipes() -> None:
         ("word " * 60 + "<<>>==++$$||~~^^" * 8, "symbols", "allowed"),
         ("#tag @name a_b\\c *x* " * 15, "symbols", "allowed"),
         ("total 17 23.5 19 42 11 97 " * 12, "not_prose", "0.143 of the words have letters, 0.7 needed"),
-        ("".join(f"line {n} of an ordinary page\n" for n in range(9)) + "buy now buy now\n" * 9, "repetition", "allowed"),
+        (
+            "".join(f"line {n} of an ordinary page\n" for n in range(9)) + "buy now buy now\n" * 9,
+            "repetition",
+            "allowed",
+        ),
     ],
 )
 def test_a_bad_text_is_rejected_with_its_reason(text: str, reason: str, detail: str) -> None:

@@ -32,7 +32,8 @@ def test_a_file_without_text_is_rejected_as_empty(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "position"), [(b"caf\xe9 secret", 3), ("text".encode("utf-16"), 0), (b"\xef\xbb\xbfok \xff", 6), (b"ok\xe2\x82", 2)]
+    ("raw", "position"),
+    [(b"caf\xe9 secret", 3), ("text".encode("utf-16"), 0), (b"\xef\xbb\xbfok \xff", 6), (b"ok\xe2\x82", 2)],
 )
 def test_bytes_that_are_no_utf8_are_rejected_at_their_place(raw: bytes, position: int) -> None:
     result = read_plain_text(raw, _origin(raw))

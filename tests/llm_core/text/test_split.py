@@ -16,7 +16,18 @@ def test_shares_are_kept_closely() -> None:
 
 
 def test_these_documents_never_move() -> None:
-    assert [split_of(digest, 0.2, 0.2) for digest in HASHES[:10]] == ["train", "train", "validation", "train", "validation", "train", "train", "train", "validation", "validation"]
+    assert [split_of(digest, 0.2, 0.2) for digest in HASHES[:10]] == [
+        "train",
+        "train",
+        "validation",
+        "train",
+        "validation",
+        "train",
+        "train",
+        "train",
+        "validation",
+        "validation",
+    ]
 
 
 def test_a_larger_test_share_only_adds_documents() -> None:
@@ -31,4 +42,3 @@ def test_the_validation_share_moves_no_test_document() -> None:
 
 def test_without_shares_everything_trains() -> None:
     assert {split_of(digest, 0.0, 0.0) for digest in HASHES} == {"train"}
-

@@ -27,7 +27,13 @@ def test_documents_follow_one_another(tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "train.documents.parquet")
     assert list(table.columns) == list(COLUMNS)
     assert table["num_tokens"].tolist() == [3, 2]
-    assert table.iloc[0].to_dict() == {"sha256": "ab" * 32, "source": "a.txt", "start": 3, "num_tokens": 3, "num_bytes": 4}
+    assert table.iloc[0].to_dict() == {
+        "sha256": "ab" * 32,
+        "source": "a.txt",
+        "start": 3,
+        "num_tokens": 3,
+        "num_bytes": 4,
+    }
     assert (writer.num_tokens, writer.num_documents, writer.num_bytes) == (5, 2, 8)
 
 
