@@ -309,6 +309,7 @@ def main() -> None:
     """Run the command line; a problem is one clear message and an exit code, never a traceback."""
     from llm_core.artifact import Interrupted
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see tasks/services.py
     try:
         app(standalone_mode=True)
     except Interrupted as stopped:

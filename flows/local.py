@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from llm_core.config import Recipe
-from tasks.processes import Service, find, free_port, require_free, start, temporary
-from tasks.services import environment, prefect_server, server_of_line
+from tasks.processes import Running, Service, find, free_port, require_free, start, temporary
+from tasks.services import environment, prefect_server, prepare_mlflow, server_of_line
 from tasks.workspace import Workspace
+
+DRAIN_SECONDS = 10
 
 
 def run_lifecycle(ws: Workspace, recipe: Recipe, *, keep_serving: bool, verbose: bool) -> dict[str, Any]:
@@ -20,8 +25,8 @@ def run_lifecycle(ws: Workspace, recipe: Recipe, *, keep_serving: bool, verbose:
             start(_model_server(ws, recipe))
         from flows.lifecycle import lifecycle
 
-        summary: Any = lifecycle(recipe)
-        return summary
+        state: Any = lifecycle(recipe, return_state=True)
+        return state.result()
 
 
 def run_nightly(ws: Workspace, recipe: Recipe) -> dict[str, Any]:
@@ -29,11 +34,8 @@ def run_nightly(ws: Workspace, recipe: Recipe) -> dict[str, Any]:
     with _prefect(ws, recipe, verbose=False):
         from flows.nightly import nightly
 
-        state = nightly(recipe, return_state=True)
-        if state.name == "Skipped":
-            return {"skipped": state.message}
-        summary: dict[str, Any] = state.result()
-        return summary
+        state: Any = nightly(recipe, return_state=True)
+        return {"skipped": state.message} if state.name == "Skipped" else state.result()
 
 
 @contextmanager
@@ -47,11 +49,33 @@ def _prefect(ws: Workspace, recipe: Recipe, verbose: bool) -> Iterator[None]:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
         if "PREFECT_API_URL" not in os.environ:
-            server = stack.enter_context(temporary(prefect_server(ws.home, free_port())))
+            server = stack.enter_context(_temporary_server(ws))
             os.environ["PREFECT_API_URL"] = f"{server.url}/api"
             stack.callback(os.environ.pop, "PREFECT_API_URL", None)
+            stack.callback(_send_the_rest)
         yield
 
 
+@contextmanager
+def _temporary_server(ws: Workspace) -> Iterator[Running]:
+    """A Prefect server for one run; on a fresh home MLflow's database is made in the meantime."""
+    print("starting a Prefect server for this run ...", file=sys.stderr, flush=True)
+    database = threading.Thread(target=prepare_mlflow, args=(ws.home,))
+    database.start()
+    with temporary(prefect_server(ws.home, free_port())) as server:
+        database.join()  # a failure shows again, as an error, where the tracker opens it
+        yield server
+
+
+def _send_the_rest() -> None:
+    """Log lines and events still on their way would be tried for a minute after the server's end."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=DRAIN_SECONDS)
+
+
 def _model_server(ws: Workspace, recipe: Recipe) -> Service:
-    return server_of_line(ws.home, ws.root, recipe.register_.line, recipe.deploy.port)
+    service = server_of_line(ws.home, ws.root, recipe.register_.line, recipe.deploy.port)
+    return replace(service, option="--set deploy.port=PORT")

@@ -136,11 +136,9 @@ def _score_table(metrics: Mapping[str, float]) -> Table:
         "token unigram": metrics["unigram_bits_per_byte"],
     }
     rows = [(name, f"{value:.4f}") for name, value in named.items()]
-    title = (
-        f"Bits per byte on {int(metrics['test_documents'])} held-out documents ({int(metrics['test_bytes']):,} bytes); "
-        f"perplexity {metrics['perplexity']:.1f}"
-    )
-    return _table(title, ("", "bits per byte"), rows)
+    rows.append(("this model's perplexity per token", f"{metrics['perplexity']:.1f}"))
+    measured = f"{int(metrics['test_documents'])} held-out documents, {int(metrics['test_bytes']):,} bytes"
+    return _table("Scores", (measured, "bits per byte"), rows)
 
 
 def _paired_test(summary: Mapping[str, Any]) -> Panel | Text:

@@ -114,7 +114,7 @@ class Model(Section):
     """Key and value heads; fewer than num_heads shares them between query heads."""
     mlp_width: int = Field(default=768, ge=8)
     """Hidden size of the feed-forward layers."""
-    context: int = Field(default=512, ge=8)
+    context: int = Field(default=256, ge=8)
     """Longest sequence, in tokens."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary position frequencies."""
@@ -135,9 +135,9 @@ class Model(Section):
 class Train(Section):
     """How the network is fitted."""
 
-    steps: int = Field(default=400, ge=1)
+    steps: int = Field(default=920, ge=1)
     """Optimizer steps."""
-    batch_tokens: int = Field(default=4096, ge=8)
+    batch_tokens: int = Field(default=2048, ge=8)
     """Tokens of one optimizer step."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """How the hidden matrices are fitted; embedding, head and norms are always AdamW's."""
@@ -174,7 +174,7 @@ class Train(Section):
 class Evaluate(Section):
     """How the held-out documents are scored."""
 
-    stride: int = Field(default=384, ge=1)
+    stride: int = Field(default=128, ge=1)
     """Tokens scored by one window; the rest of the context before them is only read."""
     batch_windows: int = Field(default=8, ge=1)
     """Windows scored at once."""

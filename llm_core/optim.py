@@ -49,6 +49,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(gradient, 1 - group["momentum"])
@@ -101,7 +102,7 @@ class Optimizers:
     def tensors(self) -> dict[str, Tensor]:
         """The state by the parameters' names: ``NAME/exp_avg`` and so on."""
         states = (item for part in self._parts for item in part.state.items())
-        return {f"{self._names[p]}/{key}": value for p, state in states for key, value in state.items()}
+        return {f"{self._names[p]}/{key}": value for p, state in states for key, value in state.items()}  # type: ignore[index]
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` gave."""
@@ -121,15 +122,16 @@ class WorkingCopy:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.module = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._masters = list(model.parameters())
-        self._copies = list(self.module.parameters())
+        self._masters: list[Tensor] = list(model.parameters())
+        self._copies: list[Tensor] = list(self.module.parameters())
 
     def hand_over_gradients(self) -> Tensor:
         """Move the gradients to the float32 weights; gives their global norm."""
         for master, low in zip(self._masters, self._copies, strict=True):
             if master is not low:
+                assert low.grad is not None
                 master.grad, low.grad = low.grad.float(), None
-        return nn.utils.get_total_norm([master.grad for master in self._masters])
+        return nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
 
     @torch.no_grad()
     def take_weights(self) -> None:

@@ -154,8 +154,9 @@ def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, valid
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean loss of a batch in nats, computed without holding all logits."""
-    inputs, targets = (part.to(model.lm_head.weight.device) for part in batch)
-    return head_cross_entropy(model.model(inputs).flatten(0, 1), model.lm_head.weight, targets.flatten())
+    network: Any = model  # a causal model: a body and a head
+    inputs, targets = (part.to(network.lm_head.weight.device) for part in batch)
+    return head_cross_entropy(network.model(inputs).flatten(0, 1), network.lm_head.weight, targets.flatten())
 
 
 @torch.no_grad()
@@ -165,7 +166,8 @@ def _validation_loss(model: nn.Module, validation: Sequence[Batch]) -> float:
 
 
 def _exact_loss(model: nn.Module, batch: Batch) -> float:
-    inputs, targets = (part.to(model.lm_head.weight.device) for part in batch)
+    device = next(model.parameters()).device
+    inputs, targets = (part.to(device) for part in batch)
     return F.cross_entropy(model(inputs).logits.flatten(0, 1).float(), targets.flatten(), reduction="sum").item()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import yaml
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["dvc-yaml"]:
         print(HEADER + yaml.safe_dump(dvc_pipeline(), sort_keys=False), end="")
         return 0
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see tasks/services.py
     try:
         ws = Workspace.here()
         with Terminal(arguments[0]) as observer:

@@ -44,7 +44,8 @@ def rollback(ledger: Ledger, line: str, reason: str) -> Entry:
     champion, previous = ledger.champion(line), previous_champion(ledger, line)
     if champion is None or previous is None:
         raise LedgerError(f"{line}: there is no earlier champion to roll back to")
-    return _move("rolled_back", ledger, _registered(ledger, line, previous.body["version"]), champion, reason)
+    restored = _registered(ledger, line, previous.body["version"])
+    return _move("rolled_back", ledger, restored, champion, reason, replaced=champion.body["version"])
 
 
 def admit(ledger: Ledger, version: RegisteredVersion) -> None:
@@ -67,9 +68,9 @@ def _registered(ledger: Ledger, line: str, number: int) -> Entry:
     raise LedgerError(f"{line}@{number}: no such version; {line} has: {known}")
 
 
-def _move(kind: str, ledger: Ledger, version: Entry, champion: Entry | None, reason: str) -> Entry:
+def _move(kind: str, ledger: Ledger, version: Entry, champion: Entry | None, reason: str, **facts: object) -> Entry:
     expected = champion.hash if champion else None
     body = {name: version.body[name] for name in ("version", "artifact", "run")}
-    body |= {"reason": reason, "person": getpass.getuser()}
+    body |= {"reason": reason, "person": getpass.getuser(), **facts}
     # A person may ask the same thing again later, so the key is of this moment: after that move.
     return ledger.move(kind, version.line, f"{version.hash} after {expected}", body, expected)

@@ -62,7 +62,7 @@ def gate(
     decided = ledger.find("decided", question)
     if decided is None:
         evidence = compare(cfg, seed, report, champion, score_opponent)
-        outcome, reason = decide(cfg, evidence)
+        outcome, reason = decide(cfg, evidence, _veto(ledger, version))
         body = {**_subject(version), "outcome": outcome, "reason": reason, "evidence": asdict(evidence)}
         decided = ledger.append("decided", version.line, question, body)
     if decided.body["outcome"] != "promote":
@@ -115,12 +115,17 @@ def compare(cfg: Gate, seed: int, report: Artifact, champion: Entry | None, scor
     )
 
 
-def decide(cfg: Gate, evidence: Evidence) -> tuple[Outcome, str]:
-    """What the evidence means under the recipe's rule, and the sentence that says why."""
+def decide(cfg: Gate, evidence: Evidence, veto: Entry | None = None) -> tuple[Outcome, str]:
+    """What the evidence means under the recipe's rule, and the sentence that says why.
+
+    A version that a person rolled back comes into service again by a person only: `veto` is that rollback.
+    """
     facts = (
         f"{evidence.challenger_bits_per_byte:.4f} against {evidence.opponent}'s {evidence.opponent_bits_per_byte:.4f} "
         f"bits per byte on {evidence.documents} documents (gain {evidence.gain:+.4f}, p {evidence.p_value:.4f})"
     )
+    if veto is not None:
+        return "needs_person", f"{veto.body['person']} rolled it back ({veto.body['reason']}): {facts}"
     if evidence.documents < cfg.min_documents:
         return "needs_person", f"only {evidence.documents} held-out documents, {cfg.min_documents} are needed: {facts}"
     if evidence.p_value < cfg.alpha:
@@ -159,6 +164,13 @@ def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) 
     scored.to_parquet(draft)
     os.replace(draft, place)
     return scored["bits"]
+
+
+def _veto(ledger: Ledger, version: Entry) -> Entry | None:
+    """The last rollback that took this version out of service."""
+    undone = [entry for entry in ledger.entries(version.line) if entry.kind == "rolled_back"]
+    mine = [entry for entry in undone if entry.body["replaced"] == version.body["version"]]
+    return mine[-1] if mine else None
 
 
 def _subject(version: Entry) -> Mapping[str, object]:

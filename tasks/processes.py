@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -77,6 +77,8 @@ class Running:
     log: str
     grace_seconds: float
     children_first: bool
+    owner: int | None = None
+    """Process for whose run alone a temporary server was started."""
 
     @property
     def alive(self) -> bool:
@@ -162,13 +164,20 @@ def stop_strays(home: Path) -> list[int]:
 
 @contextlib.contextmanager
 def temporary(service: Service) -> Iterator[Running]:
-    """A server while the block runs: one that is up is used and left alone, else one is started and stopped."""
-    found = find(service.home, service.name)
-    running = found or start(service)
+    """A server while the block runs: one that is up is used and left alone, else one is started and stopped.
+
+    One that a killed run left behind is taken over, and stopped too.
+    """
+    running = find(service.home, service.name)
+    ours = running is None or (running.owner is not None and not psutil.pid_exists(running.owner))
+    running = running or start(service)
+    if ours:
+        running = replace(running, owner=os.getpid())
+        _write_state(service.home, running)
     try:
         yield running
     finally:
-        if found is None:
+        if ours:
             stop(service.home, running)
 
 
@@ -229,10 +238,7 @@ def _launch(service: Service, log: Path) -> Running:
         grace_seconds=service.grace_seconds,
         children_first=service.children_first,
     )
-    path = _state_path(service.home, service.name)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(running), indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    _write_state(service.home, running)
     return running
 
 
@@ -311,6 +317,13 @@ def _holder(port: int) -> str:
         with contextlib.suppress(psutil.Error):
             return f"held by process {pid} ({' '.join(psutil.Process(pid).cmdline())[:120]})"
     return "held by a program that this user cannot see"
+
+
+def _write_state(home: Path, running: Running) -> None:
+    path = _state_path(home, running.name)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(running), indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, path)
 
 
 def _state_path(home: Path, name: str) -> Path:

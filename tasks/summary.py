@@ -106,6 +106,8 @@ def pure_row(result: Update) -> StageRow:
 
 def effect_row(stage: str, entry: Entry, fresh: bool, seconds: float) -> StageRow:
     """The row of an effect; its digest is the ledger entry's hash."""
+    if stage == "deploy" and entry.kind == "decided":
+        return StageRow(stage, "left", "the version was not promoted", round(seconds, 2), entry.line, "", entry.hash)
     reason = str(
         entry.body.get("reason") or entry.body.get("outcome") or f"{entry.kind} version {entry.body['version']}"
     )

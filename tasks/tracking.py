@@ -140,8 +140,18 @@ class Tracker:
 
     def versions(self, line: str | None = None) -> list[dict[str, Any]]:
         """Every version as plain values, newest first within its line."""
-        found = self.client.search_model_versions(f"name = '{line}'" if line else "")
-        return [{**_version(item).__dict__, "aliases": list(item.aliases)} for item in found]
+        lines = [line] if line else [model.name for model in self.client.search_registered_models()]
+        return [row for name in lines for row in self._versions_of(name)]
+
+    def _versions_of(self, line: str) -> list[dict[str, Any]]:
+        found = [_version(item) for item in self.client.search_model_versions(f"name = '{line}'")]
+        # A search leaves the aliases out; the line holds them, by name.
+        aliases = self.client.get_registered_model(line).aliases.items() if found else ()
+        ordered = sorted(found, key=lambda version: -version.number)
+        return [
+            {**vars(version), "aliases": [name for name, number in aliases if int(number) == version.number]}
+            for version in ordered
+        ]
 
     def version(self, line: str, number: int) -> Version:
         """One version; an unknown one is an error that lists those that exist."""

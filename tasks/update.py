@@ -8,7 +8,7 @@ from typing import Literal
 
 from llm_core.artifact import Artifact, ArtifactError, Observer
 from llm_core.config import Recipe
-from tasks.stages import Stage, origin, run_stage
+from tasks.stages import Origin, Stage, origin, run_stage
 from tasks.versioning import Versioning
 from tasks.workspace import Workspace
 
@@ -35,11 +35,13 @@ def update(stage: Stage, recipe: Recipe, ws: Workspace, versioning: Versioning, 
     if not reasons:
         artifact = Artifact.peek(ws.out / stage.name, stage.makes)
         return Update(artifact, "up to date", "recipe, inputs and code are unchanged", time.monotonic() - began)
+    wanted = origin(stage, recipe, ws)  # raises where an input is missing
+    because = _shorten(reasons) if (ws.out / stage.name).exists() else "it was not here"
     with versioning.working(stage.name):
-        found = _adopt(stage, recipe, ws) or _restore(stage, recipe, ws, versioning)
+        found = _adopt(stage, wanted, ws) or _restore(stage, wanted, ws, versioning)
         artifact, state = found or (run_stage(stage, recipe, ws, observer), "made")
         versioning.commit(stage.name)
-    return Update(artifact, state, _shorten(reasons), time.monotonic() - began)
+    return Update(artifact, state, because, time.monotonic() - began)
 
 
 def up_to_date(stage: Stage, ws: Workspace) -> Update:
@@ -48,23 +50,21 @@ def up_to_date(stage: Stage, ws: Workspace) -> Update:
     return Update(artifact, "up to date", "recipe, inputs and code are unchanged", 0.0)
 
 
-def _adopt(stage: Stage, recipe: Recipe, ws: Workspace) -> tuple[Artifact, State] | None:
+def _adopt(stage: Stage, wanted: Origin, ws: Workspace) -> tuple[Artifact, State] | None:
     place = ws.out / stage.name
-    if not place.exists():
-        return None
-    if not origin(stage, recipe, ws).made(Artifact.peek(place)):
+    if not place.exists() or not wanted.made(Artifact.peek(place)):
         return None
     return Artifact.open(place, stage.makes), "adopted"
 
 
-def _restore(stage: Stage, recipe: Recipe, ws: Workspace, versioning: Versioning) -> tuple[Artifact, State] | None:
+def _restore(stage: Stage, wanted: Origin, ws: Workspace, versioning: Versioning) -> tuple[Artifact, State] | None:
     if not versioning.restore(stage.name):
         return None
     try:
         artifact = Artifact.open(ws.out / stage.name, stage.makes)
     except ArtifactError:
         return None  # a damaged copy: the stage is run instead
-    return (artifact, "restored") if origin(stage, recipe, ws).made(artifact) else None
+    return (artifact, "restored") if wanted.made(artifact) else None
 
 
 def _shorten(reasons: list[str], most: int = 3) -> str:

@@ -38,11 +38,11 @@ collect: {sources: [texts]}
 clean: {test_share: 0.2, validation_share: 0.1, min_words: 20}
 tokenizer: {vocab_size: 320}
 model: {num_layers: 1, width: 32, num_heads: 2, num_kv_heads: 1, mlp_width: 64, context: 64}
-train: {steps: 6, batch_tokens: 128, warmup_steps: 1, validate_every: 3, checkpoint_every: 2, threads: 1}
-evaluate: {stride: 32, sample_tokens: 8}
+train: {steps: 50, batch_tokens: 512, warmup_steps: 5, validate_every: 25, checkpoint_every: 5, threads: 1}
+evaluate: {stride: 32, sample_tokens: 8, prompts: ["The state"]}
 gate: {min_documents: 5, resamples: 1000}
 register: {line: tiny}
-deploy: {max_tokens: 8}
+deploy: {max_tokens: 8, prompt: "The state"}
 """
 
 

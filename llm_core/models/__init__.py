@@ -71,7 +71,8 @@ def save_pretrained(model: nn.Module, folder: Path) -> None:
     """Write the weights in float32 with both config files; equal models give equal bytes."""
     from safetensors.torch import save_file
 
-    values = model.config.to_json()
+    config: Any = model.config
+    values = config.to_json()
     weights = {name: tensor.detach().float().contiguous().cpu() for name, tensor in model.state_dict().items()}
     if values["tie_word_embeddings"]:
         del weights["lm_head.weight"]  # the layout holds a shared tensor once
@@ -98,7 +99,8 @@ def _empty_model(values: dict[str, Any], where: Path) -> nn.Module:
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
-    if model.config.tie_embeddings:
+    config: Any = model.config
+    if config.tie_embeddings:
         weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ weights.keys())

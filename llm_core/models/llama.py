@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_core.models import fused
+import llm_core.models.fused as fused
 
 ARCHITECTURE = "LlamaForCausalLM"
 
@@ -226,6 +226,9 @@ class Block(nn.Module):
 
 class Decoder(nn.Module):
     """Embedding, blocks and the last norm: token ids to the states that the head reads."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from small_project import free_port, make_project
 
 from flows import supervisor
 from tasks.workspace import Workspace
+from tests.flows.small_project import free_port, make_project
 
 
 @pytest.fixture(scope="session")

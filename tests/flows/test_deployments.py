@@ -11,7 +11,6 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
-from small_project import Api, git, is_gone, wait_for
 
 from flows import deployments
 from flows.deployments import DeploymentError
@@ -19,6 +18,7 @@ from flows.supervisor import Settings
 from llm_core.config import Recipe, RecipeError
 from tasks.services import environment
 from tasks.workspace import Workspace
+from tests.flows.small_project import Api, git, is_gone, wait_for
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_project import Api, free_port, is_gone, make_project, wait_for
 
 from flows import supervisor
 from flows.supervisor import Settings
 from tasks import processes
 from tasks.processes import Service, ServiceError
 from tasks.workspace import Workspace, WorkspaceError
+from tests.flows.small_project import Api, free_port, is_gone, make_project, wait_for
 
 
 @pytest.fixture

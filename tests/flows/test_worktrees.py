@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_project import git, make_project
 
 from flows import worktrees
 from tasks.workspace import Workspace, WorkspaceError
+from tests.flows.small_project import git, make_project
 
 
 @pytest.fixture(scope="module")
