@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
+from llm_core.artifact import Interrupted
 from llm_core.config import Recipe
 from tasks.processes import Running, Service, find, free_port, require_free, start, temporary
 from tasks.services import environment, prefect_server, prepare_mlflow, server_of_line
@@ -48,12 +51,31 @@ def _prefect(ws: Workspace, recipe: Recipe, verbose: bool) -> Iterator[None]:
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
+        stack.enter_context(_interruptible())
         if "PREFECT_API_URL" not in os.environ:
             server = stack.enter_context(_temporary_server(ws))
             os.environ["PREFECT_API_URL"] = f"{server.url}/api"
             stack.callback(os.environ.pop, "PREFECT_API_URL", None)
             stack.callback(_send_the_rest)
         yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the run as interrupted: servers of this run are stopped, its checkpoints stay.
+
+    Prefect puts its own handler over this one while a flow runs, and gives the signal back when the flow has ended.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(f"{signal.Signals(number).name}; run it again to go on from there")
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from llm_core.config import Evaluate
 from llm_core.data import open_tokens
 from llm_core.devices import circumstances, computing, pick_device, pick_precision
 from llm_core.evals.baselines import unigram_bits, xz_bits
-from llm_core.evals.perplexity import Scoring, bits_per_byte, score_documents
-from llm_core.generate import generate
+from llm_core.evals.perplexity import EvaluationError, Scoring, bits_per_byte, score_documents
+from llm_core.generate import ContextExceeded, generate
 from llm_core.models import load_pretrained
 from llm_core.text.document import CleanDocument, Split
 from llm_core.text.shards import read_documents
@@ -86,10 +86,13 @@ def _samples(cfg: Evaluate, seed: int, network: nn.Module, tokenizer: Tokenizer)
     for prompt in cfg.prompts:
         ids = [tokenizer.end_id, *tokenizer.encode(prompt)]
         stop_ids = {tokenizer.end_id}
-        answer = generate(
-            network, ids, max_tokens=cfg.sample_tokens, temperature=0.8, top_k=50, seed=seed, stop_ids=stop_ids
-        )
-        samples.append({"prompt": prompt, "text": tokenizer.decode(answer)})
+        try:
+            answer = generate(
+                network, ids, max_tokens=cfg.sample_tokens, temperature=0.8, top_k=50, seed=seed, stop_ids=stop_ids
+            )
+            samples.append({"prompt": prompt, "text": tokenizer.decode(answer)})
+        except ContextExceeded as problem:
+            raise EvaluationError(f"evaluate.prompts: {prompt!r}: {problem}") from None
     return samples
 
 

@@ -150,7 +150,7 @@ def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) 
     model = Artifact.open(folder, "model")
     heldout = [entry for entry in read_documents(documents.path, CleanDocument) if entry.split == "test"]
     hashes = [entry.sha256 for entry in heldout]
-    place = memo / f"{_digest([model.digest, hashes, cfg.stride])}.parquet"
+    place = _memo_place(cfg, model.digest, hashes, memo)
     if place.exists():
         return pd.read_parquet(place)["bits"]
     device = pick_device()
@@ -159,11 +159,29 @@ def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) 
         network = load_pretrained(model.path).to(device)
         scored = score_texts(network, Tokenizer.load(model.path), (entry.text for entry in heldout), scoring)
     scored.index = pd.Index(hashes, name="sha256")
-    memo.mkdir(parents=True, exist_ok=True)
+    _remember(scored, place)
+    return scored["bits"]
+
+
+def remember_scores(cfg: Evaluate, model: str, report: Artifact, memo: Path) -> None:
+    """Keep what the evaluate stage found for the model of this digest: tomorrow it may be the champion."""
+    import pandas as pd
+
+    scored = pd.read_parquet(report.path / "documents.parquet").set_index("sha256")[["num_tokens", "num_bytes", "bits"]]
+    place = _memo_place(cfg, model, list(scored.index), memo)
+    if not place.exists():
+        _remember(scored, place)
+
+
+def _memo_place(cfg: Evaluate, model: str, hashes: list[str], memo: Path) -> Path:
+    return memo / f"{_digest([model, sorted(hashes), cfg.stride])}.parquet"
+
+
+def _remember(scored: pd.DataFrame, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
     draft = place.with_suffix(".draft")
     scored.to_parquet(draft)
     os.replace(draft, place)
-    return scored["bits"]
 
 
 def _veto(ledger: Ledger, version: Entry) -> Entry | None:

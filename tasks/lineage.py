@@ -90,14 +90,17 @@ class Records:
 def run_facts(ws: Workspace, recipe: Recipe, flow_run: str) -> dict[str, str]:
     """The tags that lead from an MLflow run or version back to code, recipe, data and flow run."""
     code = Code.of(ws.root)
-    lock = ws.root / "dvc.lock"
     return {
         "prefect.flow_run_id": flow_run,
         "git.commit": code.commit,
         "git.dirty": str(bool(code.diff)).lower(),
         "config.sha256": recipe_sha256(recipe),
-        "dvc.lock.md5": hashlib.md5(lock.read_bytes(), usedforsecurity=False).hexdigest() if lock.exists() else "none",
     }
+
+
+def lock_md5(ws: Workspace) -> str:
+    """md5 of dvc.lock: the record of every stage's inputs and outputs, once the pure stages are done."""
+    return hashlib.md5((ws.root / "dvc.lock").read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -27,9 +27,9 @@ from llm_core.inventory import Inventory
 from tasks import champions
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
-from tasks.gate import score_heldout
+from tasks.gate import remember_scores, score_heldout
 from tasks.ledger import MOVES, Entry, Ledger
-from tasks.lineage import Code, Records, intent, run_facts
+from tasks.lineage import Code, Records, intent, lock_md5, run_facts
 from tasks.observers import Terminal, Together
 from tasks.processes import temporary
 from tasks.register import register as register_stage
@@ -124,7 +124,8 @@ def effect(function: Callable[..., Entry]) -> Task[..., Entry]:
 
 def register(run: Run, model: Artifact) -> Entry:
     """One version per model key."""
-    facts = {**run.facts, **{f"dvc.out.{name}": run.versioning.md5(name) for name in STAGES}}
+    outs = {f"dvc.out.{name}": run.versioning.md5(name) for name in STAGES}
+    facts = {**run.facts, "dvc.lock.md5": lock_md5(run.ws), **outs}
     cfg = run.recipe.register_
     return register_stage(cfg, model, run.tracker, run.ledger, run.ws, _run_of(run, model), facts)
 
@@ -135,8 +136,10 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
     def score_opponent(champion: Entry) -> Any:
         known = run.tracker.version(champion.line, champion.body["version"])
         folder = run.tracker.model_folder(known)
-        return score_heldout(run.recipe.evaluate, folder, documents, run.ws.home / "scores")
+        return score_heldout(run.recipe.evaluate, folder, documents, memo)
 
+    memo = run.ws.home / "scores"
+    remember_scores(run.recipe.evaluate, version.body["artifact"], report, memo)
     entry = gate_stage(run.recipe.gate, run.recipe.seed, version, report, score_opponent, run.ledger)
     champions.project(run.ledger, run.tracker, version.line)
     return entry
