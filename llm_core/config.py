@@ -135,7 +135,7 @@ class Model(Section):
 class Train(Section):
     """How the network is fitted."""
 
-    steps: int = Field(default=920, ge=1)
+    steps: int = Field(default=500, ge=1)
     """Optimizer steps."""
     batch_tokens: int = Field(default=2048, ge=8)
     """Tokens of one optimizer step."""
