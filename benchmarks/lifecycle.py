@@ -1,0 +1,70 @@
+"""What the lifecycle costs when nothing changed, beside `dvc repro` on the same stages, in turn in one run.
+
+    python benchmarks/lifecycle.py [--quick] [--json FILE]
+
+Both ask whether six stages are up to date; `tidemill run` also lists the sources, asks the ledger about version,
+decision and served answer, and prints the summary. A ratio above 1 means that ours is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.conftest import make_project, project_environment  # noqa: E402
+
+OURS = (sys.executable, "-m", "flows.cli", "run", "tiny", "--json")
+PEER = (sys.executable, "-m", "dvc", "repro")
+
+
+def main() -> None:
+    """Measure, print and, with --json, write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="five pairs instead of twenty")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [_no_change(Path(folder) / "project", pairs=5 if options.quick else 20)]
+    text = json.dumps(rows, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
+def _no_change(root: Path, pairs: int) -> dict[str, object]:
+    ws = make_project(root)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = project_environment(ws, {"PATH": path})
+
+    def seconds(command: tuple[str, ...]) -> float:
+        began = time.monotonic()
+        subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+        return time.monotonic() - began
+
+    for command in (OURS, OURS, PEER):  # the first makes everything, the others warm up
+        seconds(command)
+    measured = [(seconds(OURS), seconds(PEER)) for _ in range(pairs)]
+    ratios = sorted(peer / ours for ours, peer in measured)
+    return {
+        "claim": "no-change run",
+        "ours": round(statistics.median(ours for ours, _ in measured), 3),
+        "peer": round(statistics.median(peer for _, peer in measured), 3),
+        "peer_name": "dvc repro",
+        "unit": "seconds",
+        "ratio": round(statistics.median(ratios), 3),
+        "low": round(ratios[0], 3),
+        "high": round(ratios[-1], 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
