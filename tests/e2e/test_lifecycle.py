@@ -25,7 +25,8 @@ from tasks.stages import STAGES
 from tasks.workspace import Workspace
 from tests.conftest import in_project, make_project, project_environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(900)
+SOAK = pytest.mark.soak
 
 PORT = f"deploy.port={free_port()}"
 EFFECTS = {"register": "registered", "gate": "promoted", "deploy": "served"}
@@ -79,6 +80,7 @@ def first(ws: Workspace) -> dict[str, Any]:
     return run(ws)
 
 
+@pytest.mark.e2e
 def test_a_run_ends_with_a_promoted_version_and_a_served_answer(ws: Workspace, first: dict[str, Any]) -> None:
     assert states(first) == {**dict.fromkeys(STAGES, "made"), **EFFECTS}
     assert (first["version"], first["champion"], first["promoted"]) == ("tiny@1", "tiny@1", True)
@@ -88,6 +90,7 @@ def test_a_run_ends_with_a_promoted_version_and_a_served_answer(ws: Workspace, f
     assert Ledger(ws.home).verify() == len(Ledger(ws.home).entries())
 
 
+@pytest.mark.e2e
 def test_a_second_run_finds_everything_up_to_date_and_makes_no_version(ws: Workspace, first: dict[str, Any]) -> None:
     entries = len(Ledger(ws.home).entries())
     again = run(ws)
@@ -97,6 +100,7 @@ def test_a_second_run_finds_everything_up_to_date_and_makes_no_version(ws: Works
     assert [model["version"] for model in cli_json(ws, "models")] == [1]
 
 
+@pytest.mark.e2e
 def test_one_changed_value_reruns_exactly_the_stages_downstream(ws: Workspace, first: dict[str, Any]) -> None:
     changed = states(run(ws, "--set", "evaluate.sample_tokens=9"))
     assert [stage for stage in STAGES if changed[stage] == "made"] == ["evaluate"]
@@ -106,6 +110,7 @@ def test_one_changed_value_reruns_exactly_the_stages_downstream(ws: Workspace, f
     assert back["evaluate"] == "restored"
 
 
+@pytest.mark.e2e
 def test_a_dry_run_says_what_would_run_and_writes_nothing(ws: Workspace, first: dict[str, Any]) -> None:
     before = (ws.run_recipe.read_text(), digests(ws))
     done = in_project(ws, "flows.cli", "run", "tiny", "--dry-run", "--json", "--set", "tokenizer.vocab_size=300")
@@ -114,12 +119,14 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(ws: Workspace, first: 
     assert (ws.run_recipe.read_text(), digests(ws)) == before
 
 
+@pytest.mark.e2e
 def test_dvc_agrees_with_the_flow_and_makes_the_same_bytes(
     ws: Workspace, first: dict[str, Any], tmp_path: Path
 ) -> None:
     assert in_project(ws, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
     clean = Workspace(tmp_path / "clone", tmp_path / "clone" / ".tidemill")
     subprocess.run(["git", "clone", "-q", str(ws.root), str(clean.root)], check=True)
+    shutil.copytree(ws.root / "texts", clean.root / "texts")  # a person's texts are not in git
     assert in_project(clean, "flows.cli", "recipes", "use", "tiny", "--set", PORT).returncode == 0
     python_first = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = in_project(clean, "dvc", "repro", env=python_first)
@@ -128,6 +135,7 @@ def test_dvc_agrees_with_the_flow_and_makes_the_same_bytes(
     assert done.stdout.count("Running stage") == len(STAGES)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -146,6 +154,7 @@ def test_dvcs_own_commands_work_after_a_flow(
     assert expected in done.stdout
 
 
+@pytest.mark.e2e
 def test_data_travels_through_a_dvc_remote(ws: Workspace, first: dict[str, Any], tmp_path: Path) -> None:
     before = digests(ws)
     remote = ("remote", "add", "-f", "--local", "-d", "store", str(tmp_path / "store"))
@@ -157,6 +166,7 @@ def test_data_travels_through_a_dvc_remote(ws: Workspace, first: dict[str, Any],
     assert digests(ws) == before
 
 
+@pytest.mark.e2e
 def test_a_version_leads_back_to_data_code_recipe_and_runs(ws: Workspace, first: dict[str, Any]) -> None:
     lineage = cli_json(ws, "lineage", "tiny@1")
     commit = subprocess.run(["git", "-C", str(ws.root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
@@ -172,6 +182,7 @@ def test_a_version_leads_back_to_data_code_recipe_and_runs(ws: Workspace, first:
     assert (model["name"], model["aliases"], model["run_id"]) == ("tiny", ["champion"], lineage["mlflow"])
 
 
+@pytest.mark.e2e
 def test_mlflow_holds_curves_params_datasets_and_system_metrics(ws: Workspace, first: dict[str, Any]) -> None:
     code = """
 import json, sys
@@ -193,6 +204,7 @@ print(json.dumps({
     assert found["datasets"]["tokenize"] == found["tags"]["dvc.out.tokenize"][:36]
 
 
+@pytest.mark.e2e
 def test_a_person_promotes_and_rolls_back_and_the_registry_follows(ws: Workspace, first: dict[str, Any]) -> None:
     run(ws, "--set", "train.steps=30", expect=3)  # worse, so the gate keeps the champion
     for command, champion in ((["promote", "tiny@2"], 2), (["rollback", "tiny"], 1)):
@@ -203,6 +215,7 @@ def test_a_person_promotes_and_rolls_back_and_the_registry_follows(ws: Workspace
     assert Ledger(ws.home).champion("tiny").kind == "rolled_back"  # type: ignore[union-attr]
 
 
+@pytest.mark.e2e
 def test_a_night_runs_once_and_again_only_for_new_data(ws: Workspace, first: dict[str, Any]) -> None:
     night = ("nightly", "tiny", "--set", PORT)
     assert cli_json(ws, *night)["version"] == "tiny@1"
@@ -230,6 +243,7 @@ def wait_for_checkpoint(ws: Workspace, process: subprocess.Popen[str], count: in
 LONG = ("--set", "train.steps=400", "--set", "train.checkpoint_every=20")
 
 
+@pytest.mark.e2e
 def test_a_killed_training_resumes_to_the_bits_of_an_unbroken_one(fresh: Workspace, tmp_path: Path) -> None:
     killed = start_run(fresh, *LONG)
     wait_for_checkpoint(fresh, killed)
@@ -247,6 +261,7 @@ def test_a_killed_training_resumes_to_the_bits_of_an_unbroken_one(fresh: Workspa
     assert resumed["version"] == "tiny@1"
 
 
+@pytest.mark.e2e
 def test_a_terminated_training_saves_exits_4_and_goes_on(fresh: Workspace) -> None:
     process = start_run(fresh, *LONG)
     wait_for_checkpoint(fresh, process)
@@ -288,15 +303,23 @@ POINTS = (
 )  # fmt: skip
 
 
-def test_kills_between_any_two_steps_converge_to_one_version(fresh: Workspace, tmp_path: Path) -> None:
+SAMPLE = tuple(point for point in POINTS if "," in point or point in ("train", "gate"))
+"""The points that leave a step half done, and two of the others; make soak kills at every one."""
+
+
+@pytest.mark.parametrize("points", [pytest.param(SAMPLE, marks=pytest.mark.e2e), pytest.param(POINTS, marks=SOAK)])
+def test_kills_between_any_two_steps_converge_to_one_version(
+    fresh: Workspace, tmp_path: Path, points: tuple[str, ...]
+) -> None:
     script = tmp_path / "killer.py"
     script.write_text(KILLER)
-    for point in POINTS:
+    for point in points:
         command = [sys.executable, str(script), point, "run", "tiny", "--json", "--set", PORT]
         # The script imports prefect before the command line can tell it where the server is.
         env = project_environment(fresh, environment(fresh.home))
         done = subprocess.run(command, cwd=fresh.root, env=env, capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, f"{point}: {done.returncode} {done.stderr[-3000:]}"
+    run(fresh)
     last = run(fresh)
     assert set(states(last).values()) == {"up to date"}
     assert (last["version"], last["champion"]) == ("tiny@1", "tiny@1")
@@ -306,6 +329,7 @@ def test_kills_between_any_two_steps_converge_to_one_version(fresh: Workspace, t
     assert kinds == ["reserved", "registered", "decided", "promoted", "served"]
 
 
+@pytest.mark.e2e
 def test_a_kept_server_answers_and_follows_a_rollback(ws: Workspace, first: dict[str, Any]) -> None:
     port = free_port()
     command = [sys.executable, "-m", "flows.cli", "serve", "--line", "tiny", "--port", str(port)]

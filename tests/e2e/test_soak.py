@@ -46,7 +46,7 @@ def keep(name: str, facts: dict[str, Any], kept: bool) -> None:
         (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-@pytest.mark.parametrize("kills", [pytest.param(2, marks=SAMPLE), pytest.param(40, marks=SOAK)])
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=SAMPLE), pytest.param(40, marks=SOAK)])
 def test_kills_at_random_moments_never_change_the_weights(ws: Workspace, tmp_path: Path, kills: int) -> None:
     unbroken = make_project(tmp_path / "unbroken")
     for stage in ("collect", "clean", "tokenizer", "tokenize", "train"):
@@ -72,10 +72,10 @@ def test_kills_at_random_moments_never_change_the_weights(ws: Workspace, tmp_pat
         "seconds": moments,
         "weights": weights(ws),
     }
-    keep("soak-kills", facts, kept=kills > 2)
+    keep("soak-kills", facts, kept=kills > 1)
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(10, marks=SAMPLE), pytest.param(600, marks=SOAK)])
+@pytest.mark.parametrize("seconds", [pytest.param(5, marks=SAMPLE), pytest.param(600, marks=SOAK)])
 def test_promotions_and_rollbacks_under_load_fail_no_request(ws: Workspace, seconds: int) -> None:
     run(ws)
     run(ws, "--set", "train.steps=30", expect=3)
@@ -107,7 +107,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(ws: Workspace, seco
         assert server.wait(60) == 0
     assert answers["failed"] == 0
     assert min(answers["tiny@1"], answers["tiny@2"]) > 0
-    keep("soak-swaps", {"seconds": seconds, "swaps": swaps, "answers": dict(answers)}, kept=seconds > 10)
+    keep("soak-swaps", {"seconds": seconds, "swaps": swaps, "answers": dict(answers)}, kept=seconds > 5)
 
 
 def _swap_for(ws: Workspace, client: httpx.Client, seconds: float) -> int:
