@@ -45,7 +45,8 @@ def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:
         console.print(Panel(text, title=title, title_align="left"))
     console.print(
         f"version {summary['version']}, champion {summary['champion']}\n"
-        "tidemill up      Prefect, MLflow, a worker and the model server with its playground; prints their addresses\n"
+        "tidemill up      then Prefect is at http://127.0.0.1:4200, MLflow at http://127.0.0.1:5000,\n"
+        "                 and the model server's playground at http://127.0.0.1:8000; tidemill down stops them\n"
         f"tidemill serve   only the model server;  tidemill lineage {summary['version']}   where this model came from"
     )
 
