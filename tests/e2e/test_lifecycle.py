@@ -329,25 +329,6 @@ def test_kills_between_any_two_steps_converge_to_one_version(
     assert kinds == ["reserved", "registered", "decided", "promoted", "served"]
 
 
-@pytest.mark.e2e
-def test_a_kept_server_answers_and_follows_a_rollback(ws: Workspace, first: dict[str, Any]) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "flows.cli", "serve", "--line", "tiny", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ws.root, env=project_environment(ws), stderr=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            champion = Ledger(ws.home).champion("tiny").body["version"]  # type: ignore[union-attr]
-            await_version(client, f"tiny@{champion}")
-            other = 2 if champion != 2 else 1
-            assert in_project(ws, "flows.cli", "promote", f"tiny@{other}").returncode == 0
-            await_version(client, f"tiny@{other}")
-            assert in_project(ws, "flows.cli", "rollback", "tiny").returncode == 0
-            await_version(client, f"tiny@{champion}")
-    finally:
-        server.terminate()
-        assert server.wait(60) == 0
-
-
 def await_version(client: httpx.Client, name: str) -> None:
     """Ask until the answers come from `name`; every answer on the way has to be a good one."""
     deadline = time.monotonic() + 60
