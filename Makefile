@@ -42,7 +42,7 @@ check: setup-dev
 	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts
 
 e2e: setup-dev
-	@python -m pytest -q -m e2e
+	@python -m pytest -q -m e2e -n 2 --dist loadfile
 
 soak: setup-dev  ## hours of faults and load; results go to benchmarks/results
 	@python -m pytest -q -m soak

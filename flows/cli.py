@@ -38,6 +38,12 @@ Overrides = Annotated[
     typer.Option("--set", help="Change one value, as in train.lr=3e-4; may be repeated.", metavar="KEY=VALUE"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
+Cron = Annotated[
+    str | None, typer.Option(help="When the nightly runs (default: as before, at first 0 2 * * *).", metavar="CRON")
+]
+Timezone = Annotated[
+    str | None, typer.Option(help="Time zone of the schedule (default: as before, at first UTC).", metavar="ZONE")
+]
 Line = Annotated[str, typer.Option(help="The line (registered model name).")]
 
 
@@ -55,7 +61,7 @@ def run(
     from flows.local import run_lifecycle
     from tasks.settled import settled
 
-    ws, chosen = _workspace(), None
+    ws = _workspace()
     chosen = _recipe(ws, recipe, overrides)
     if dry_run:
         report.print_plan(_plan(ws, chosen), as_json)
@@ -111,8 +117,8 @@ def up(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
     model_port: Annotated[int, typer.Option(help="Port of the model server.")] = 8000,
     line: Line = "demo",
-    cron: Annotated[str, typer.Option(help="When the nightly runs.")] = "0 2 * * *",
-    timezone: Annotated[str, typer.Option(help="Time zone of the schedule.")] = "UTC",
+    cron: Cron = None,
+    timezone: Timezone = None,
 ) -> None:
     """Keep Prefect, MLflow, a worker and the model server running, and apply the deployments."""
     from flows import report, supervisor
@@ -250,8 +256,8 @@ def init(
 @deployments_app.command("apply")
 def deployments_apply(
     names: Annotated[list[str] | None, typer.Argument(help="Recipes (default: all).", metavar="RECIPE")] = None,
-    cron: Annotated[str, typer.Option(help="When the nightly runs.")] = "0 2 * * *",
-    timezone: Annotated[str, typer.Option(help="Time zone of the schedule.")] = "UTC",
+    cron: Cron = None,
+    timezone: Timezone = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show them and send nothing.")] = False,
 ) -> None:
     """Send the deployments (typed forms, the nightly schedule) to the running Prefect server."""
@@ -265,7 +271,8 @@ def deployments_apply(
     if not dry_run:
         deployments.apply(planned)
     for deployment in planned:
-        print(f"{deployment.name}  {deployment.cron or 'on demand'}  recipe {deployment.recipe_sha256[:12]}")
+        when = deployment.cron or ("as scheduled" if deployment.is_nightly else "on demand")
+        print(f"{deployment.name}  {when}  recipe {deployment.recipe_sha256[:12]}")
 
 
 @recipes_app.command("list")

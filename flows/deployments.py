@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -46,6 +46,8 @@ NIGHTLY = "flows.nightly.nightly"
 NIGHTLY_RECIPE = "nightly"
 SCHEDULE = "nightly"
 """Slug of the nightly schedule: Prefect updates a schedule in place only when it can name it."""
+FIRST_CRON, FIRST_TIMEZONE = "0 2 * * *", "UTC"
+"""When the nightly runs until somebody says otherwise."""
 STALE_RUNS = "runs-without-heartbeat"
 # Three heartbeats of 30 s and a bit: a smaller window was measured to crash healthy runs.
 STALE_SECONDS = 95
@@ -65,7 +67,14 @@ class Deployment:
     """Dotted name of the flow, imported from the worker's worktree."""
     recipe: Recipe
     cron: str | None = None
-    timezone: str = "UTC"
+    """When the nightly runs; None leaves the schedule that the server has."""
+    timezone: str | None = None
+    """Time zone of the schedule; None leaves the server's."""
+
+    @property
+    def is_nightly(self) -> bool:
+        """Whether it has a schedule."""
+        return self.entrypoint == NIGHTLY
 
     @property
     def recipe_sha256(self) -> str:
@@ -75,7 +84,7 @@ class Deployment:
 
 
 def plan(
-    ws: Workspace, names: Sequence[str] = (), cron: str = "0 2 * * *", timezone: str = "UTC"
+    ws: Workspace, names: Sequence[str] = (), cron: str | None = None, timezone: str | None = None
 ) -> tuple[Deployment, ...]:
     """Describe the deployments of the named recipes (default: all of the workspace), and of the nightly flow.
 
@@ -91,8 +100,7 @@ def plan(
     ]
     if NIGHTLY_RECIPE in chosen:
         recipe = load_recipe(NIGHTLY_RECIPE, ws.configs)
-        nightly = Deployment(name="nightly/nightly", entrypoint=NIGHTLY, recipe=recipe)
-        planned.append(replace(nightly, cron=cron, timezone=timezone))
+        planned.append(Deployment("nightly/nightly", NIGHTLY, recipe, cron=cron, timezone=timezone))
     return tuple(planned)
 
 
@@ -105,15 +113,15 @@ def apply(planned: Sequence[Deployment]) -> None:
         _apply_stale_run_automation(client)
 
 
-def _require_schedule(cron: str, timezone: str) -> None:
+def _require_schedule(cron: str | None, timezone: str | None) -> None:
     try:
-        CronSchedule(cron=cron)
+        CronSchedule(cron=cron or FIRST_CRON)
     except ValueError:
         raise DeploymentError(
             f"cron {cron!r}: not five fields such as '0 2 * * *' (minute hour day month weekday)"
         ) from None
     try:
-        ZoneInfo(timezone)
+        ZoneInfo(timezone or FIRST_TIMEZONE)
     except (ZoneInfoNotFoundError, ValueError):
         raise DeploymentError(f"timezone {timezone!r}: not known; write it as in Europe/Berlin, or UTC") from None
 
@@ -197,13 +205,16 @@ def _pull_steps() -> list[dict[str, Any]]:
 
 
 def _schedules(deployment: Deployment, existing: DeploymentResponse | None) -> list[DeploymentScheduleCreate]:
-    """The deployment's schedule; one that a person paused in the UI stays paused."""
-    if deployment.cron is None:
+    """The nightly's schedule; what a person set or paused earlier stays so unless this deployment says otherwise."""
+    if not deployment.is_nightly:
         return []
-    known = existing.schedules if existing is not None else []
-    paused = any(schedule.slug == SCHEDULE and not schedule.active for schedule in known)
-    cron = CronSchedule(cron=deployment.cron, timezone=deployment.timezone)
-    return [DeploymentScheduleCreate(schedule=cron, active=not paused, slug=SCHEDULE)]
+    schedules = existing.schedules if existing is not None else []
+    known = next((schedule for schedule in schedules if schedule.slug == SCHEDULE), None)
+    before = CronSchedule(cron=FIRST_CRON, timezone=FIRST_TIMEZONE)
+    if known is not None and isinstance(known.schedule, CronSchedule):
+        before = known.schedule
+    schedule = CronSchedule(cron=deployment.cron or before.cron, timezone=deployment.timezone or before.timezone)
+    return [DeploymentScheduleCreate(schedule=schedule, active=known is None or known.active, slug=SCHEDULE)]
 
 
 def _drop_missed_runs(client: SyncPrefectClient, existing: DeploymentResponse) -> None:
@@ -240,4 +251,5 @@ def _apply_stale_run_automation(client: SyncPrefectClient) -> None:
 
 
 if __name__ == "__main__":  # the supervisor applies deployments in a process of its own, to stay small
-    apply(plan(Workspace.here(), cron=sys.argv[1], timezone=sys.argv[2]))
+    given_cron, given_timezone = sys.argv[1:]
+    apply(plan(Workspace.here(), cron=given_cron or None, timezone=given_timezone or None))

@@ -47,8 +47,10 @@ class Settings:
     model_port: int = 8000
     line: str = "demo"
     """The line whose champion the model server serves."""
-    cron: str = "0 2 * * *"
-    timezone: str = "UTC"
+    cron: str | None = None
+    """When the nightly runs; None leaves it as it was, at first at 02:00."""
+    timezone: str | None = None
+    """Time zone of the schedule; None leaves it as it was, at first UTC."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _watches(ws: Workspace, settings: Settings) -> list[_Watch]:
 
 def _apply_deployments(ws: Workspace, settings: Settings) -> None:
     """Send the deployments from a process of its own: a client of Prefect's would triple the supervisor's memory."""
-    command = [sys.executable, "-m", "flows.deployments", settings.cron, settings.timezone]
+    command = [sys.executable, "-m", "flows.deployments", settings.cron or "", settings.timezone or ""]
     variables = {**os.environ, **services.environment(ws.home), "PREFECT_API_URL": _prefect_api(settings)}
     done = subprocess.run(command, cwd=ws.root, env=variables, capture_output=True, text=True)
     if done.returncode:

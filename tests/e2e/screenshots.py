@@ -17,19 +17,8 @@ from playwright.sync_api import Page
 from llm_core.closure import ROOT
 from llm_core.config import Recipe, load_recipe
 from tests.conftest import IDENTITY, in_project, make_project
-from tests.e2e.browser import (
-    Servers,
-    await_end,
-    chromium,
-    form_field,
-    open_comparison,
-    open_deployments,
-    open_form,
-    open_playground,
-    open_registry,
-    servers_up,
-    submit_form,
-)
+from tests.e2e import browser
+from tests.e2e.browser import Servers
 
 IMAGES = ROOT / "docs" / "images"
 MAX_BYTES = 200_000
@@ -42,32 +31,32 @@ PROMPT = "My fellow citizens, the state of our union"
 
 def photograph_all(page: Page, servers: Servers, recipe: Recipe, steps: int, folder: Path) -> None:
     """Start the second run from its form and photograph each page; the first run is there already."""
-    name = open_form(page, servers, recipe.name)
-    form_field(page, "Train", "Steps").get_by_role("spinbutton").fill(str(steps))
-    form_field(page, "Train").evaluate("field => field.scrollIntoView()")
+    name = browser.open_form(page, servers, recipe.name)
+    browser.form_field(page, "Train", "Steps").get_by_role("spinbutton").fill(str(steps))
+    browser.form_field(page, "Train").evaluate("field => field.scrollIntoView()")
     _photograph(page, folder / "prefect-form.png")
 
-    run = submit_form(page, name)
-    ended = await_end(servers, run, seconds=3600)
+    run = browser.submit_form(page, name)
+    ended = browser.await_end(servers, run, seconds=3600)
     assert ended == "COMPLETED", f"{servers.prefect}/runs/flow-run/{run}: {ended}"
     page.reload()  # the graph follows a running flow and stays where that was
     page.get_by_text("9 Task runs").wait_for()
     _photograph(page, folder / "prefect-run.png")
 
-    rows = open_deployments(page, servers)
+    rows = browser.open_deployments(page, servers)
     rows.filter(has_text="nightly").get_by_text("+1").last.hover()
     _photograph(page, folder / "prefect-deployments.png")
 
-    open_comparison(page, servers, num_runs=2)
+    browser.open_comparison(page, servers, num_runs=2)
     page.get_by_text("Visualizations", exact=True).click()
     page.get_by_text("Run details", exact=True).evaluate("heading => heading.scrollIntoView()")
     _photograph(page, folder / "mlflow-compare.png", WITHOUT_ASSISTANT)
 
-    open_registry(page, servers)
+    browser.open_registry(page, servers)
     page.get_by_role("columnheader", name="Registered at").click()  # the oldest, which is champion, first
     _photograph(page, folder / "mlflow-registry.png", WITHOUT_ASSISTANT)
 
-    open_playground(page, servers)
+    browser.open_playground(page, servers)
     page.get_by_label("Prompt").fill(PROMPT)
     page.get_by_label("Seed").fill("1")
     page.get_by_role("button", name="Generate").click()
@@ -95,7 +84,10 @@ def main() -> None:
         ws = make_project(Path(place) / "project")
         subprocess.run(["git", "-C", str(ws.root), "rm", "-q", "configs/tiny.yaml"], check=True)
         subprocess.run(["git", "-C", str(ws.root), *IDENTITY, "commit", "-q", "-m", "No tests' recipe"], check=True)
-        with servers_up(ws, recipe.register_.line, cron="0 2 * * *") as servers, chromium() as (context, watch):
+        with (
+            browser.servers_up(ws, recipe.register_.line, cron="0 2 * * *") as servers,
+            browser.chromium() as (context, watch),
+        ):
             first = in_project(ws, "flows.cli", "run", recipe.name, "--json")
             assert first.returncode == 0, first.stderr[-3000:]
             print(f"first run: {json.loads(first.stdout)['metrics']}")

@@ -5,70 +5,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+import torch
 
 from llm_core.artifact import Artifact
+from llm_core.models import load_pretrained
+from llm_core.tokenizer import Tokenizer
 from tasks.ledger import Ledger
-from tasks.processes import free_port, start, stop
-from tasks.services import environment, prefect_server
 from tasks.stages import STAGES
 from tasks.workspace import Workspace
-from tests.conftest import in_project, make_project, project_environment
+from tests.conftest import in_project
+from tests.e2e.runs import PORT, cli_json, project_with_server, run, states
 
-pytestmark = pytest.mark.timeout(900)
-SOAK = pytest.mark.soak
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-PORT = f"deploy.port={free_port()}"
 EFFECTS = {"register": "registered", "gate": "promoted", "deploy": "served"}
 
 
 @pytest.fixture(scope="module")
 def ws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """A project with a Prefect server of its own, so that each run does not start one."""
+    """One project for all tests of this file; each goes on from where the last one left it."""
     yield from project_with_server(tmp_path_factory.mktemp("lifecycle") / "project")
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Workspace]:
-    yield from project_with_server(tmp_path / "project")
-
-
-def project_with_server(root: Path) -> Iterator[Workspace]:
-    workspace = make_project(root)
-    workspace.home.mkdir()
-    running = start(replace(prefect_server(workspace.home, free_port()), environment=environment(workspace.home)))
-    try:
-        yield workspace
-    finally:
-        stop(workspace.home, running)
-        in_project(workspace, "flows.cli", "down")
-
-
-def run(ws: Workspace, *arguments: str, expect: int = 0) -> dict[str, Any]:
-    """`tidemill run tiny --json ...`; its document."""
-    done = in_project(ws, "flows.cli", "run", "tiny", "--json", "--set", PORT, *arguments)
-    assert done.returncode == expect, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def cli_json(ws: Workspace, *arguments: str) -> Any:
-    done = in_project(ws, "flows.cli", *arguments, "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def states(summary: dict[str, Any]) -> dict[str, str]:
-    return {row["stage"]: row["state"] for row in summary["stages"]}
 
 
 def digests(ws: Workspace) -> dict[str, str]:
@@ -80,7 +43,6 @@ def first(ws: Workspace) -> dict[str, Any]:
     return run(ws)
 
 
-@pytest.mark.e2e
 def test_a_run_ends_with_a_promoted_version_and_a_served_answer(ws: Workspace, first: dict[str, Any]) -> None:
     assert states(first) == {**dict.fromkeys(STAGES, "made"), **EFFECTS}
     assert (first["version"], first["champion"], first["promoted"]) == ("tiny@1", "tiny@1", True)
@@ -90,7 +52,18 @@ def test_a_run_ends_with_a_promoted_version_and_a_served_answer(ws: Workspace, f
     assert Ledger(ws.home).verify() == len(Ledger(ws.home).entries())
 
 
-@pytest.mark.e2e
+def test_the_trained_model_gives_the_same_logits_in_transformers(ws: Workspace, first: dict[str, Any]) -> None:
+    from transformers import LlamaForCausalLM
+
+    folder = ws.out / "train"
+    ids = torch.tensor([Tokenizer.load(folder).encode("My fellow citizens, the state of our union is strong.")])
+    reference, report = LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.inference_mode():
+        ours, theirs = load_pretrained(folder)(ids).logits, reference(ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
 def test_a_second_run_finds_everything_up_to_date_and_makes_no_version(ws: Workspace, first: dict[str, Any]) -> None:
     entries = len(Ledger(ws.home).entries())
     again = run(ws)
@@ -100,7 +73,6 @@ def test_a_second_run_finds_everything_up_to_date_and_makes_no_version(ws: Works
     assert [model["version"] for model in cli_json(ws, "models")] == [1]
 
 
-@pytest.mark.e2e
 def test_one_changed_value_reruns_exactly_the_stages_downstream(ws: Workspace, first: dict[str, Any]) -> None:
     changed = states(run(ws, "--set", "evaluate.sample_tokens=9"))
     assert [stage for stage in STAGES if changed[stage] == "made"] == ["evaluate"]
@@ -110,7 +82,6 @@ def test_one_changed_value_reruns_exactly_the_stages_downstream(ws: Workspace, f
     assert back["evaluate"] == "restored"
 
 
-@pytest.mark.e2e
 def test_a_dry_run_says_what_would_run_and_writes_nothing(ws: Workspace, first: dict[str, Any]) -> None:
     before = (ws.run_recipe.read_text(), digests(ws))
     done = in_project(ws, "flows.cli", "run", "tiny", "--dry-run", "--json", "--set", "tokenizer.vocab_size=300")
@@ -119,7 +90,6 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(ws: Workspace, first: 
     assert (ws.run_recipe.read_text(), digests(ws)) == before
 
 
-@pytest.mark.e2e
 def test_dvc_agrees_with_the_flow_and_makes_the_same_bytes(
     ws: Workspace, first: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -135,7 +105,6 @@ def test_dvc_agrees_with_the_flow_and_makes_the_same_bytes(
     assert done.stdout.count("Running stage") == len(STAGES)
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -154,7 +123,6 @@ def test_dvcs_own_commands_work_after_a_flow(
     assert expected in done.stdout
 
 
-@pytest.mark.e2e
 def test_data_travels_through_a_dvc_remote(ws: Workspace, first: dict[str, Any], tmp_path: Path) -> None:
     before = digests(ws)
     remote = ("remote", "add", "-f", "--local", "-d", "store", str(tmp_path / "store"))
@@ -166,7 +134,6 @@ def test_data_travels_through_a_dvc_remote(ws: Workspace, first: dict[str, Any],
     assert digests(ws) == before
 
 
-@pytest.mark.e2e
 def test_a_version_leads_back_to_data_code_recipe_and_runs(ws: Workspace, first: dict[str, Any]) -> None:
     lineage = cli_json(ws, "lineage", "tiny@1")
     commit = subprocess.run(["git", "-C", str(ws.root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
@@ -182,7 +149,6 @@ def test_a_version_leads_back_to_data_code_recipe_and_runs(ws: Workspace, first:
     assert (model["name"], model["aliases"], model["run_id"]) == ("tiny", ["champion"], lineage["mlflow"])
 
 
-@pytest.mark.e2e
 def test_mlflow_holds_curves_params_datasets_and_system_metrics(ws: Workspace, first: dict[str, Any]) -> None:
     code = """
 import json, sys
@@ -204,7 +170,6 @@ print(json.dumps({
     assert found["datasets"]["tokenize"] == found["tags"]["dvc.out.tokenize"][:36]
 
 
-@pytest.mark.e2e
 def test_a_person_promotes_and_rolls_back_and_the_registry_follows(ws: Workspace, first: dict[str, Any]) -> None:
     run(ws, "--set", "train.steps=30", expect=3)  # worse, so the gate keeps the champion
     for command, champion in ((["promote", "tiny@2"], 2), (["rollback", "tiny"], 1)):
@@ -215,7 +180,6 @@ def test_a_person_promotes_and_rolls_back_and_the_registry_follows(ws: Workspace
     assert Ledger(ws.home).champion("tiny").kind == "rolled_back"  # type: ignore[union-attr]
 
 
-@pytest.mark.e2e
 def test_a_night_runs_once_and_again_only_for_new_data(ws: Workspace, first: dict[str, Any]) -> None:
     night = ("nightly", "tiny", "--set", PORT)
     assert cli_json(ws, *night)["version"] == "tiny@1"
@@ -226,123 +190,3 @@ def test_a_night_runs_once_and_again_only_for_new_data(ws: Workspace, first: dic
         assert cli_json(ws, *night)["version"] == "tiny@3"
     finally:
         arrived.unlink()
-
-
-def start_run(ws: Workspace, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--json", "--set", PORT, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ws.root, env=project_environment(ws), **pipes)  # type: ignore[call-overload]
-
-
-def wait_for_checkpoint(ws: Workspace, process: subprocess.Popen[str], count: int = 1) -> None:
-    while len(list((ws.home / "checkpoints").glob("*/step-*/checkpoint.json"))) < count:
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        time.sleep(0.02)
-
-
-LONG = ("--set", "train.steps=400", "--set", "train.checkpoint_every=20")
-
-
-@pytest.mark.e2e
-def test_a_killed_training_resumes_to_the_bits_of_an_unbroken_one(fresh: Workspace, tmp_path: Path) -> None:
-    killed = start_run(fresh, *LONG)
-    wait_for_checkpoint(fresh, killed)
-    killed.kill()
-    killed.wait()
-    resumed = run(fresh, *LONG)
-    assert states(resumed)["train"] == "made"
-    other = Workspace(tmp_path / "unbroken", tmp_path / "unbroken" / ".tidemill")
-    make_project(other.root)
-    for stage in list(STAGES)[:5]:
-        done = in_project(other, "flows.cli", "stage", stage, "tiny", "--set", PORT, *LONG)
-        assert done.returncode == 0, done.stderr
-    weights = [Artifact.open(each.out / "train").files["model.safetensors"]["sha256"] for each in (fresh, other)]
-    assert weights[0] == weights[1]
-    assert resumed["version"] == "tiny@1"
-
-
-@pytest.mark.e2e
-def test_a_terminated_training_saves_exits_4_and_goes_on(fresh: Workspace) -> None:
-    process = start_run(fresh, *LONG)
-    wait_for_checkpoint(fresh, process)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert (process.returncode, "interrupted" in said) == (4, True), said[-3000:]
-    assert run(fresh, *LONG)["version"] == "tiny@1"
-
-
-KILLER = """
-import os, signal, sys
-from tasks import champions, ledger, orchestrate, tracking
-def dies(owner, name, when=lambda *arguments: True, after=True):
-    original = getattr(owner, name)
-    def killing(*arguments, **named):
-        if not after and when(*arguments):
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*arguments, **named)
-        if when(*arguments):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    setattr(owner, name, killing)
-point = sys.argv.pop(1)
-if point == "version made, not in the ledger":
-    dies(tracking.Tracker, "create_version")
-elif point == "promoted, aliases not moved":
-    dies(champions, "project", after=False)
-elif point == "artifact published, DVC not told":
-    from tasks import update
-    dies(update, "run_stage", when=lambda stage, *rest: stage.name == "clean")
-else:
-    dies(orchestrate.Run, "report", when=lambda run, row: row.stage == point)
-from flows.cli import main
-main()
-"""
-POINTS = (
-    "collect", "artifact published, DVC not told", "clean", "tokenizer", "tokenize", "train", "evaluate",
-    "version made, not in the ledger", "register", "promoted, aliases not moved", "gate", "deploy",
-)  # fmt: skip
-
-
-SAMPLE = tuple(point for point in POINTS if "," in point or point in ("train", "gate"))
-"""The points that leave a step half done, and two of the others; make soak kills at every one."""
-
-
-@pytest.mark.parametrize("points", [pytest.param(SAMPLE, marks=pytest.mark.e2e), pytest.param(POINTS, marks=SOAK)])
-def test_kills_between_any_two_steps_converge_to_one_version(
-    fresh: Workspace, tmp_path: Path, points: tuple[str, ...]
-) -> None:
-    script = tmp_path / "killer.py"
-    script.write_text(KILLER)
-    for point in points:
-        command = [sys.executable, str(script), point, "run", "tiny", "--json", "--set", PORT]
-        # The script imports prefect before the command line can tell it where the server is.
-        env = project_environment(fresh, environment(fresh.home))
-        done = subprocess.run(command, cwd=fresh.root, env=env, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, f"{point}: {done.returncode} {done.stderr[-3000:]}"
-    run(fresh)
-    last = run(fresh)
-    assert set(states(last).values()) == {"up to date"}
-    assert (last["version"], last["champion"]) == ("tiny@1", "tiny@1")
-    (model,) = cli_json(fresh, "models")
-    assert model["aliases"] == ["champion"]
-    kinds = [entry.kind for entry in Ledger(fresh.home).entries()]
-    assert kinds == ["reserved", "registered", "decided", "promoted", "served"]
-
-
-def await_version(client: httpx.Client, name: str) -> None:
-    """Ask until the answers come from `name`; every answer on the way has to be a good one."""
-    deadline = time.monotonic() + 60
-    seen = []
-    while time.monotonic() < deadline:
-        try:
-            ready = client.get("/ready").is_success
-        except httpx.TransportError:
-            ready = False  # not listening yet
-        if ready:
-            response = client.post("/v1/completions", json={"model": "tiny", "prompt": "The", "max_tokens": 4})
-            response.raise_for_status()
-            seen.append(response.headers["x-tidemill-version"])
-            if seen[-1] == name:
-                return
-        time.sleep(0.2)
-    raise AssertionError(f"{name} was not served within a minute; seen: {seen[-5:]}")

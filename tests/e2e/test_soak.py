@@ -9,34 +9,23 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from llm_core.artifact import Artifact
 from llm_core.closure import ROOT
 from tasks.ledger import Ledger
 from tasks.processes import free_port
 from tasks.workspace import Workspace
-from tests.conftest import in_project, make_project, project_environment
-from tests.e2e.test_lifecycle import LONG, PORT, await_version, project_with_server, run, start_run
+from tests.conftest import in_project, project_environment
+from tests.e2e.runs import LONG, await_version, run, start_run, unbroken_weights, weights
 
 pytestmark = pytest.mark.timeout(4 * 3600)
 
 RESULTS = ROOT / "benchmarks" / "results"
 SAMPLE, SOAK = pytest.mark.e2e, pytest.mark.soak
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Iterator[Workspace]:
-    yield from project_with_server(tmp_path / "project")
-
-
-def weights(ws: Workspace) -> str:
-    return Artifact.open(ws.out / "train").files["model.safetensors"]["sha256"]
 
 
 def keep(name: str, facts: dict[str, Any], kept: bool) -> None:
@@ -48,50 +37,45 @@ def keep(name: str, facts: dict[str, Any], kept: bool) -> None:
 
 # One kill is the sample that every end-to-end run has, in test_lifecycle.py.
 @SOAK
-def test_kills_at_random_moments_never_change_the_weights(ws: Workspace, tmp_path: Path, kills: int = 40) -> None:
-    unbroken = make_project(tmp_path / "unbroken")
-    for stage in ("collect", "clean", "tokenizer", "tokenize", "train"):
-        assert in_project(unbroken, "flows.cli", "stage", stage, "tiny", "--set", PORT, *LONG).returncode == 0
+def test_kills_at_random_moments_never_change_the_weights(fresh: Workspace, tmp_path: Path, kills: int = 40) -> None:
     rng = random.Random(kills)
     moments, finished = [], 0
     for _ in range(kills):
         moments.append(round(rng.uniform(1.0, 14.0), 2))
-        process = start_run(ws, *LONG)
+        process = start_run(fresh, *LONG)
         try:
             process.communicate(timeout=moments[-1])
             finished += 1
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-    last = run(ws, *LONG)
-    assert weights(ws) == weights(unbroken)
+    last = run(fresh, *LONG)
+    assert weights(fresh) == unbroken_weights(tmp_path / "unbroken", LONG)
     assert last["version"] == "tiny@1"
-    assert Ledger(ws.home).verify() == 5
+    assert Ledger(fresh.home).verify() == 5
     facts = {
         "kills": kills - finished,
         "finished_before_the_kill": finished,
         "seconds": moments,
-        "weights": weights(ws),
+        "weights": weights(fresh),
     }
     keep("soak-kills", facts, kept=True)
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(5, marks=SAMPLE), pytest.param(600, marks=SOAK)])
-def test_promotions_and_rollbacks_under_load_fail_no_request(ws: Workspace, seconds: int) -> None:
-    run(ws)
-    run(ws, "--set", "train.steps=30", expect=3)
+def test_promotions_and_rollbacks_under_load_fail_no_request(fresh: Workspace, seconds: int) -> None:
+    run(fresh)
+    run(fresh, "--set", "train.steps=30", expect=3)
     port = free_port()
     command = [sys.executable, "-m", "flows.cli", "serve", "--line", "tiny", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ws.root, env=project_environment(ws), stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(command, cwd=fresh.root, env=project_environment(fresh), stderr=subprocess.DEVNULL)
     answers: Counter[str] = Counter()
     stop = threading.Event()
 
     def ask() -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
             while not stop.is_set():
-                body = {"model": "tiny", "prompt": "The", "max_tokens": 8}
-                response = client.post("/v1/completions", json=body)
-                answers[response.headers.get("x-tidemill-version", "") if response.is_success else "failed"] += 1
+                answers[_answering_version(client)] += 1
 
     clients = [threading.Thread(target=ask) for _ in range(4)]
     try:
@@ -99,7 +83,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(ws: Workspace, seco
             await_version(client, "tiny@1")
             for thread in clients:
                 thread.start()
-            swaps = _swap_for(ws, client, seconds)
+            swaps = _swap_for(fresh, client, seconds)
     finally:
         stop.set()
         for thread in clients:
@@ -109,6 +93,15 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(ws: Workspace, seco
     assert answers["failed"] == 0
     assert min(answers["tiny@1"], answers["tiny@2"]) > 0
     keep("soak-swaps", {"seconds": seconds, "swaps": swaps, "answers": dict(answers)}, kept=seconds > 5)
+
+
+def _answering_version(client: httpx.Client) -> str:
+    """Ask for a completion; the version that answered, or `failed` for a refused or broken request."""
+    try:
+        response = client.post("/v1/completions", json={"model": "tiny", "prompt": "The", "max_tokens": 8})
+    except httpx.HTTPError:
+        return "failed"
+    return response.headers["x-tidemill-version"] if response.is_success else "failed"
 
 
 def _swap_for(ws: Workspace, client: httpx.Client, seconds: float) -> int:

@@ -11,6 +11,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 
 from flows import deployments
 from flows.deployments import DeploymentError
@@ -64,9 +65,9 @@ def test_a_wrong_schedule_says_how_to_write_it(ws: Workspace) -> None:
         deployments.plan(ws, timezone="Berlin/Europe")
 
 
-def nightly_at(active: bool) -> DeploymentResponse:
+def nightly_at(active: bool, cron: str = "0 2 * * *", timezone: str = "UTC") -> DeploymentResponse:
     """The nightly deployment as the server would describe it."""
-    schedule = {"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}, "active": active, "slug": deployments.SCHEDULE}
+    schedule = {"schedule": {"cron": cron, "timezone": timezone}, "active": active, "slug": deployments.SCHEDULE}
     return DeploymentResponse.model_validate({"name": "nightly", "flow_id": uuid4(), "schedules": [schedule]})
 
 
@@ -75,6 +76,24 @@ def test_a_schedule_that_a_person_paused_stays_paused(ws: Workspace) -> None:
     assert [each.active for each in deployments._schedules(nightly, None)] == [True]
     assert [each.active for each in deployments._schedules(nightly, nightly_at(active=True))] == [True]
     assert [each.active for each in deployments._schedules(nightly, nightly_at(active=False))] == [False]
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "expected"),
+    [
+        ({}, None, ("0 2 * * *", "UTC")),
+        ({}, ("30 3 * * 1-5", "Europe/Berlin"), ("30 3 * * 1-5", "Europe/Berlin")),
+        ({"cron": "0 5 * * *"}, ("30 3 * * 1-5", "Europe/Berlin"), ("0 5 * * *", "Europe/Berlin")),
+        ({"timezone": "UTC"}, ("30 3 * * 1-5", "Europe/Berlin"), ("30 3 * * 1-5", "UTC")),
+    ],
+)
+def test_a_schedule_stays_as_it_was_where_nothing_else_is_said(
+    ws: Workspace, given: dict[str, str], known: tuple[str, str] | None, expected: tuple[str, str]
+) -> None:
+    existing = nightly_at(True, *known) if known else None
+    (schedule,) = deployments._schedules(deployments.plan(ws, **given)[-1], existing)
+    assert isinstance(schedule.schedule, CronSchedule)
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == expected
 
 
 class _WaitingRuns:
@@ -98,7 +117,7 @@ def test_of_several_missed_nights_the_last_one_is_caught_up_with() -> None:
 
 
 def apply_again(ws: Workspace, settings: Settings) -> None:
-    command = [sys.executable, "-m", "flows.deployments", settings.cron, settings.timezone]
+    command = [sys.executable, "-m", "flows.deployments", "", ""]
     subprocess.run(command, cwd=ws.root, env=environment(ws.home), check=True, timeout=60)
 
 

@@ -98,6 +98,7 @@ def test_words_of_scripts_without_spaces_are_their_characters() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "\x00", "\u200b"])
-def test_no_rule_stumbles_over_nothing(text: str) -> None:
-    for rule in RULES:
-        rule(text, LENIENT)
+def test_nothing_stays_nothing_and_is_too_short_where_words_are_wanted(text: str) -> None:
+    assert [rule("", LENIENT) for rule in RULES] == [""] * len(RULES)
+    assert clean_text(text, LENIENT) == ""
+    assert clean_text(text, Clean()) == Rejection("too_short", "0 words, 50 needed")
