@@ -25,9 +25,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@$(INSTALL) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(VENV)/.dev: pyproject.toml constraints.txt
+	@echo "installing, with the tools for tests (a few minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e '.[demo,dev]'
-	@touch $@
+	@touch $(VENV)/.run $@
 
 run: setup       ## KEEP=1 leaves the model server running, RECIPE=... runs another recipe
 	@tidemill run $(RECIPE) $(if $(KEEP),--keep-serving)
@@ -42,7 +44,7 @@ check: setup-dev
 	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts
 
 e2e: setup-dev
-	@python -m pytest -q -m e2e -n 2 --dist loadfile
+	@python -m pytest -q -m e2e -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup-dev  ## hours of faults and load; results go to benchmarks/results
 	@python -m pytest -q -m soak

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import httpx
 
 from llm_core.artifact import Artifact, Silent
 from llm_core.config import load_recipe
-from tasks.processes import free_port, start, stop
-from tasks.services import environment, prefect_server
+from tasks.processes import free_port, start, stop, temporary
+from tasks.services import prefect_server, prepare_mlflow
 from tasks.stages import STAGES, run_stage, use_recipe
 from tasks.workspace import Workspace
 from tests.conftest import in_project, make_project, project_environment
@@ -26,11 +26,21 @@ LONG = ("--set", "train.steps=400", "--set", "train.checkpoint_every=20")
 """Settings of a training that is long enough to be stopped in the middle."""
 
 
-def project_with_server(root: Path) -> Iterator[Workspace]:
-    """A new project with a Prefect server, so that not each of its runs starts one."""
+def make_stores(home: Path) -> None:
+    """Make the databases of Prefect and MLflow, empty, which takes longer than a tiny run."""
+    home.mkdir()
+    with temporary(prefect_server(home, free_port())):
+        prepare_mlflow(home)
+
+
+def project_with_server(root: Path, stores: Path | None = None) -> Iterator[Workspace]:
+    """A new project with a Prefect server, so that not each of its runs starts one; on a copy of `stores` if given."""
     workspace = make_project(root)
-    workspace.home.mkdir()
-    running = start(replace(prefect_server(workspace.home, free_port()), environment=environment(workspace.home)))
+    if stores is None:
+        workspace.home.mkdir()
+    else:
+        shutil.copytree(stores, workspace.home)
+    running = start(prefect_server(workspace.home, free_port()))
     try:
         yield workspace
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,9 +38,10 @@ expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Iterator[Servers]:
     """The tiny project with all servers up."""
     ws = make_project(tmp_path_factory.mktemp("browser") / "project")
+    shutil.copytree(stores, ws.home)
     with servers_up(ws, line="tiny", cron=CRON) as up:
         yield up
 
