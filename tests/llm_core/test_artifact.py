@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_core import artifact as artifact_module
 from llm_core.artifact import Artifact, ArtifactError, Draft
 
 
@@ -56,6 +57,14 @@ def test_a_failed_write_leaves_the_older_artifact_whole(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), Draft(tmp_path / "clean", "documents", "clean"):
         raise RuntimeError
     assert Artifact.open(tmp_path / "clean") == older
+
+
+def test_an_older_artifact_is_never_taken_apart_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path / "clean", "old")
+    removed: list[Path] = []
+    monkeypatch.setattr(artifact_module.shutil, "rmtree", lambda path, **_: removed.append(path))
+    publish(tmp_path / "clean", "new")
+    assert removed and tmp_path / "clean" not in removed
 
 
 def test_a_killed_writer_leaves_no_artifact_and_the_next_one_cleans_up(tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def test_files_keep_the_order_of_their_sources(base: Path) -> None:
     assert [file.path for file in taken.files] == ["texts/a.txt", "texts/sub/b.MD", "a-later/z.txt"]
 
 
+def test_the_order_is_not_the_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["b.txt", "a.txt", "c.txt"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(inventory_module.os, "walk", lambda folder, **_: [(folder, [], names)])
+    assert [file.path for file in take_inventory((".",), SUFFIXES, tmp_path).files] == ["a.txt", "b.txt", "c.txt"]
+
+
 def test_a_file_named_directly_is_taken_whatever_its_suffix(base: Path) -> None:
     assert take_inventory(("texts/sub/c.bin",), SUFFIXES, base).files[0].path == "texts/sub/c.bin"
 

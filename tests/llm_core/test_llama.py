@@ -26,6 +26,7 @@ def tiny(num_kv_heads: int = 2, tie_embeddings: bool = False, seed: int = 1) -> 
         mlp_width=48,
         context=24,
         tie_embeddings=tie_embeddings,
+        rope_theta=500.0,  # not what others take where config.json lacks it
     )
     return build(shape, VOCAB, end_id=0, seed=seed).eval()
 

@@ -12,6 +12,7 @@ import torch
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Evaluate, Model
+from llm_core.evals.baselines import xz_bits
 from llm_core.evals.perplexity import Scoring, score_texts
 from llm_core.models import build, load_pretrained, save_pretrained
 from llm_core.text.document import CleanDocument
@@ -60,6 +61,17 @@ def test_metrics_are_flat_numbers_beside_their_baselines(report: Artifact, token
     assert metrics["perplexity"] == pytest.approx(2**bits_per_token)
     assert 0 < metrics["xz_primed_bits_per_byte"] < metrics["xz_bits_per_byte"]
     assert 0 < metrics["unigram_bits_per_byte"] < metrics["bits_per_byte"]
+
+
+def test_xz_is_primed_with_the_training_documents(report: Artifact, cleaned: Artifact) -> None:
+    texts = {
+        split: [d.text.encode() for d in read_documents(cleaned.path, CleanDocument) if d.split == split]
+        for split in ("train", "test")
+    }
+    alone, primed = xz_bits(lambda: texts["train"], lambda: texts["test"])
+    num_bytes = report.stats["test_bytes"]
+    assert report.stats["xz_bits_per_byte"] == pytest.approx(alone / num_bytes)
+    assert report.stats["xz_primed_bits_per_byte"] == pytest.approx(primed / num_bytes)
 
 
 def test_the_table_adds_up_to_the_metrics(report: Artifact) -> None:

@@ -88,6 +88,9 @@ def test_an_edit_that_reached_the_cache_through_a_hard_link_is_not_restored(proj
     (mended,) = bring_up_to_date(project, recipe, "clean")
     assert (mended.state, mended.artifact.digest) == ("made", first[1].artifact.digest)
     assert Artifact.open(project.out / "clean") == mended.artifact
+    shutil.rmtree(project.out / "clean")
+    (restored,) = bring_up_to_date(project, recipe, "clean")
+    assert (restored.state, restored.artifact.digest) == ("restored", mended.artifact.digest), "the cache is mended too"
 
 
 def test_one_changed_byte_of_input_changes_every_digest(project: Workspace, recipe: Recipe) -> None:
