@@ -84,6 +84,7 @@ def test_an_edit_that_reached_the_cache_through_a_hard_link_is_not_restored(proj
     victim.chmod(0o644)
     with open(victim, "a") as file:  # in place: the cached copy is the same file
         file.write("tampered")
+    victim.chmod(0o444)  # what is read-only, DVC takes for whole
     shutil.rmtree(project.out / "clean")
     (mended,) = bring_up_to_date(project, recipe, "clean")
     assert (mended.state, mended.artifact.digest) == ("made", first[1].artifact.digest)
