@@ -7,6 +7,7 @@ everything up to date). The run-cache calls are DVC's internals: its minor versi
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import sys
@@ -22,18 +23,26 @@ from tasks.workspace import Workspace
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
+from dvc.dvcfile import LOCK_FILE, Lockfile  # noqa: E402
 from dvc.exceptions import DvcException  # noqa: E402
+from dvc.lock import LockError, make_lock  # noqa: E402
 from dvc.repo import Repo  # noqa: E402
-from dvc.rwlock import rwlock  # noqa: E402
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, rwlock  # noqa: E402
 from dvc.stage.cache import RunCacheNotFoundError  # noqa: E402
 from dvc_data.hashfile.hash_info import HashInfo  # noqa: E402
 from dvc_data.hashfile.tree import Tree  # noqa: E402
 
 BUSY_SECONDS = 120
 
+log = logging.getLogger(__name__)
+
 
 class BusyError(ValueError):
     """Another process works in this workspace; the message names what holds it."""
+
+
+class VersioningError(ValueError):
+    """DVC cannot do its work; the message is DVC's own."""
 
 
 class Versioning:
@@ -47,9 +56,11 @@ class Versioning:
             raise ArtifactError(
                 f"{ws.root}: not a DVC repository ({problem}); run dvc init, or git checkout .dvc"
             ) from None
-        self._root = ws.root
-        self._lock = FileLock(Path(self._repo.tmp_dir) / "tidemill-dvc.lock", timeout=BUSY_SECONDS)
-        Path(self._repo.tmp_dir).mkdir(parents=True, exist_ok=True)
+        self._root, self._tmp = ws.root, Path(self._repo.tmp_dir)
+        self._tmp.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._tmp / "tidemill-dvc.lock", timeout=BUSY_SECONDS)
+        with self._locked():
+            self._put_aside_what_a_kill_cut_off()
 
     def reasons(self, stages: tuple[str, ...]) -> dict[str, list[str]]:
         """Why each stage is out of date, in DVC's words; a stage without an entry is up to date."""
@@ -88,7 +99,8 @@ class Versioning:
             loaded = self._load(stage)
         reads = [dep.fs_path for dep in loaded.deps]
         writes = [out.fs_path for out in loaded.outs]
-        with rwlock(self._repo.tmp_dir, self._repo.fs, " ".join(sys.argv), reads, writes, hardlink=False):
+        holding = rwlock(self._repo.tmp_dir, self._repo.fs, " ".join(sys.argv), reads, writes, hardlink=False)
+        with _in_our_words(self._root), holding:
             yield
 
     def _load(self, stage: str) -> Any:
@@ -114,9 +126,33 @@ class Versioning:
 
         DVC's run cache takes paths from the current folder, so it has to be the workspace's.
         """
-        with self._lock, chdir(self._root):
+        with self._lock, chdir(self._root), _in_our_words(self._root):
             self._repo._reset()
             yield
+
+    def _put_aside_what_a_kill_cut_off(self) -> None:
+        """DVC writes two of its files in place; killed in the middle of that, it would refuse every later run.
+
+        Nothing is lost: one lists processes, which are gone, and a stage that the other lacks is adopted.
+        """
+        processes, lock = self._tmp / RWLOCK_FILE, self._root / LOCK_FILE
+        with make_lock(str(self._tmp / RWLOCK_LOCK), tmp_dir=str(self._tmp)):
+            if processes.exists() and not _is_json(processes):
+                processes.unlink()
+        if self._reads(lock):
+            return
+        with self._repo.lock:  # who writes it holds this, so that it is cut off if it is so still
+            if not self._reads(lock):
+                aside = self._tmp / f"{LOCK_FILE}.damaged"
+                os.replace(lock, aside)
+                log.warning("%s: was damaged and lies in %s now; it is made again", lock, aside)
+
+    def _reads(self, lock: Path) -> bool:
+        try:
+            Lockfile(self._repo, str(lock)).load()
+        except DvcException:
+            return False
+        return True
 
 
 @contextmanager
@@ -137,6 +173,25 @@ def only_run(ws: Workspace) -> Iterator[None]:
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def _in_our_words(root: Path) -> Iterator[None]:
+    """DVC's errors as errors of ours, which a command shows without a traceback."""
+    try:
+        yield
+    except LockError as problem:
+        raise BusyError(f"{root}: DVC is at work here; wait for it and run again ({problem})") from None
+    except DvcException as problem:
+        raise VersioningError(f"{root}: DVC: {problem}") from problem
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def _sentences(entries: list[Any]) -> list[str]:

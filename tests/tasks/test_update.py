@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from tasks.stages import STAGES, run_stage, use_recipe
 from tasks.update import Update, update
 from tasks.versioning import BusyError, Versioning, only_run
 from tasks.workspace import Workspace
+from tests.conftest import in_project, project_environment
 
 COLLECT, CLEAN = STAGES["collect"], STAGES["clean"]
 
@@ -114,6 +117,52 @@ def test_a_second_run_in_the_same_workspace_is_refused(project: Workspace) -> No
         pass
     with only_run(project):
         pass
+
+
+def test_a_parallel_dvc_command_is_told_that_we_are_busy_and_we_are_told_of_it(
+    project: Workspace, recipe: Recipe
+) -> None:
+    bring_up_to_date(project, recipe, "collect")
+    program = """
+import sys
+from pathlib import Path
+from tasks.versioning import Versioning
+from tasks.workspace import Workspace
+with Versioning(Workspace(Path.cwd(), Path.cwd() / ".tidemill")).working("collect"):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+    command, env, pipe = [sys.executable, "-c", program], project_environment(project), subprocess.PIPE
+    with subprocess.Popen(command, cwd=project.root, env=env, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"holds\n"
+        repro = in_project(project, "dvc", "repro", "--force", "--single-item", "collect")
+        assert repro.returncode != 0 and f"(PID {other.pid})" in repro.stderr, repro.stderr
+        with pytest.raises(BusyError, match=f"(?s)wait for it .*PID {other.pid}"):
+            with Versioning(project).working("collect"):
+                pass
+        other.communicate()
+    with Versioning(project).working("collect"):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", '{"read": {"/some/file": [{"pi'])
+def test_a_kill_while_dvc_notes_who_works_stops_no_later_run(project: Workspace, recipe: Recipe, content: str) -> None:
+    first = bring_up_to_date(project, recipe, "collect")
+    (project.root / ".dvc" / "tmp" / "rwlock").write_text(content)
+    again = bring_up_to_date(project, recipe, "collect")
+    assert states(again) == ["up to date"] and again[0].artifact == first[0].artifact
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.7, 0.9, 0.99])
+def test_a_kill_while_dvc_writes_its_lock_stops_no_later_run(project: Workspace, recipe: Recipe, share: float) -> None:
+    first = bring_up_to_date(project, recipe, "collect", "clean")
+    lock = project.root / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text(whole[: int(share * len(whole))])
+    again = bring_up_to_date(project, recipe, "collect", "clean")
+    assert {update.state for update in again} <= {"up to date", "adopted"}
+    assert [update.artifact.digest for update in again] == [update.artifact.digest for update in first]
+    assert yaml.safe_load(lock.read_text()) == yaml.safe_load(whole)
 
 
 def test_a_folder_without_dvc_is_a_clear_error(project: Workspace) -> None:
