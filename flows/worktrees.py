@@ -5,6 +5,7 @@ A run that was started in the UI works there, so that it never touches, and neve
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,11 +55,14 @@ def _share_cache(root: Path, place: Path) -> None:
     """Point the worktree's DVC at the main checkout's cache, so that results are linked and not computed again."""
     if not (place / ".dvc").is_dir():
         raise WorkspaceError(f"{root}: the last commit has no .dvc folder; dvc init, then git commit first")
-    if (place / ".dvc" / "config.local").exists():
+    settings = place / ".dvc" / "config.local"
+    if settings.exists():
         return
     main = Path(_git(root, "rev-parse", "--path-format=absolute", "--git-common-dir").stdout.strip()).parent
     cache = _dvc(main, "cache", "dir").strip()  # asked, because users and machines have DVC settings, too
-    (place / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    draft = settings.with_suffix(".draft")
+    draft.write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    os.replace(draft, settings)
 
 
 def _git(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

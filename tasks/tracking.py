@@ -48,6 +48,7 @@ SYSTEM_SECONDS = 5.0
 SHIP_SECONDS = 1.0
 BATCH_METRICS = 800
 """MLflow takes at most 1,000 metrics in one call."""
+LONGEST_LINE_BYTES = 2**16
 MODEL_FOLDER = "artifacts/model"
 """Where a version's MLflow model holds the model artifact."""
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -195,6 +196,7 @@ class MetricSpool:
     def __init__(self, client: MlflowClient, run_id: str, path: Path) -> None:
         self._client, self._run_id, self._path = client, run_id, path
         path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_half_line(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in __exit__
         self._shipped = _shipped_offset(path)
         self._stop = threading.Event()
@@ -260,7 +262,7 @@ class MetricSpool:
         if batch:
             self._client.log_batch(self._run_id, metrics=batch)
             self._shipped = end
-            _offset_path(self._path).write_text(str(end))
+            _write_offset(self._path, end)
 
 
 def _system_metrics() -> dict[str, float]:
@@ -322,8 +324,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _cut_half_line(spool: Path) -> None:
+    """Drop the end of a line that a killed run was writing, else the next line would be lost with it."""
+    if not spool.exists():
+        return
+    with open(spool, "rb+") as file:
+        start = max(0, spool.stat().st_size - LONGEST_LINE_BYTES)
+        file.seek(start)
+        file.truncate(start + file.read().rfind(b"\n") + 1)
+
+
 def _offset_path(spool: Path) -> Path:
     return spool.with_suffix(".shipped")
+
+
+def _write_offset(spool: Path, offset: int) -> None:
+    draft = spool.with_suffix(".draft")
+    draft.write_text(str(offset))
+    os.replace(draft, _offset_path(spool))
 
 
 def _shipped_offset(spool: Path) -> int:

@@ -63,6 +63,18 @@ def test_what_was_not_shipped_goes_with_the_next_run_of_the_intent(tmp_path: Pat
     assert losses(client) == [1.0, 2.0]
 
 
+def test_a_line_that_a_kill_cut_off_costs_itself_only(tmp_path: Path) -> None:
+    place = tmp_path / "train.jsonl"
+    with MetricSpool(Outage(away_for=10**9), "run", place) as spool:  # type: ignore[arg-type]
+        spool.metrics(1, {"loss": 1.0})
+    with open(place, "a") as file:
+        file.write('{"step": 2, "time"')
+    client = Outage()
+    with MetricSpool(client, "run", place) as spool:  # type: ignore[arg-type]
+        spool.metrics(3, {"loss": 3.0})
+    assert losses(client) == [1.0, 3.0]
+
+
 def test_the_training_thread_does_not_wait_for_a_slow_tracker(tmp_path: Path) -> None:
     class Slow(Outage):
         def log_batch(self, run_id: str, metrics: list[Any]) -> None:

@@ -137,9 +137,9 @@ with Versioning(Workspace(Path.cwd(), Path.cwd() / ".tidemill")).working("collec
         assert other.stdout is not None and other.stdout.readline() == b"holds\n"
         repro = in_project(project, "dvc", "repro", "--force", "--single-item", "collect")
         assert repro.returncode != 0 and f"(PID {other.pid})" in repro.stderr, repro.stderr
-        with pytest.raises(BusyError, match=f"(?s)wait for it .*PID {other.pid}"):
-            with Versioning(project).working("collect"):
-                pass
+        told = pytest.raises(BusyError, match=f"(?s)wait for it .*PID {other.pid}")
+        with told, Versioning(project).working("collect"):
+            pass
         other.communicate()
     with Versioning(project).working("collect"):
         pass
