@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from llm_core.artifact import Artifact
 from llm_core.models import load_pretrained
 from llm_core.tokenizer import Tokenizer
 from tasks.ledger import Ledger
+from tasks.processes import find
 from tasks.stages import STAGES
 from tasks.workspace import Workspace
 from tests.conftest import in_project
@@ -36,6 +38,17 @@ def ws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 def digests(ws: Workspace) -> dict[str, str]:
     return {name: Artifact.open(ws.out / name).digest for name in STAGES}
+
+
+def prefect(ws: Workspace, path: str, body: dict[str, Any]) -> Any:
+    """What the Prefect server of the project answers."""
+    server = find(ws.home, "prefect")
+    assert server is not None
+    return httpx.post(f"{server.url}/api/{path}", json=body, timeout=30, trust_env=False).raise_for_status().json()
+
+
+def flow_runs(ws: Workspace) -> Any:
+    return prefect(ws, "flow_runs/filter", {"sort": "START_TIME_ASC"})
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +78,21 @@ def test_the_trained_model_gives_the_same_logits_in_transformers(ws: Workspace, 
 
 
 def test_a_second_run_finds_everything_up_to_date_and_makes_no_version(ws: Workspace, first: dict[str, Any]) -> None:
-    entries = len(Ledger(ws.home).entries())
+    before = len(Ledger(ws.home).entries()), len(flow_runs(ws))
     again = run(ws)
     assert set(states(again).values()) == {"up to date"}
     assert all(row["because"] for row in again["stages"])
-    assert len(Ledger(ws.home).entries()) == entries
+    assert (len(Ledger(ws.home).entries()), len(flow_runs(ws))) == before, "no flow was needed to find that out"
     assert [model["version"] for model in cli_json(ws, "models")] == [1]
+
+
+def test_prefect_shows_each_stage_with_an_artifact_and_its_progress(ws: Workspace, first: dict[str, Any]) -> None:
+    (flow_run,) = [run for run in flow_runs(ws) if run["state_type"] == "COMPLETED"][:1]
+    artifacts = prefect(ws, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
+    shown = {artifact["key"]: artifact for artifact in artifacts}
+    assert {*STAGES, *EFFECTS, "train-progress"} <= set(shown)
+    assert first["stages"][0]["digest"] in shown["collect"]["data"]
+    assert (shown["train-progress"]["data"], "50/50 steps" in shown["train-progress"]["description"]) == (100.0, True)
 
 
 def test_one_changed_value_reruns_exactly_the_stages_downstream(ws: Workspace, first: dict[str, Any]) -> None:
