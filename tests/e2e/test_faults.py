@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -26,8 +27,17 @@ def test_a_killed_training_resumes_to_the_bits_of_an_unbroken_one(fresh: Workspa
     killed.wait()
     resumed = run(fresh, *LONG)
     assert states(resumed)["train"] == "made"
+    assert trained_steps(fresh).count(1) == 1, "the second run began anew"
+    assert set(trained_steps(fresh)) == set(range(1, 401))
     assert weights(fresh) == unbroken_weights(tmp_path / "unbroken", LONG)
     assert resumed["version"] == "tiny@1"
+
+
+def trained_steps(ws: Workspace) -> list[int]:
+    """The steps whose loss was noted, in the order in which they were trained."""
+    (spool,) = (ws.home / "spool").glob("*/train.jsonl")
+    lines = (json.loads(line) for line in spool.read_text().splitlines())
+    return [line["step"] for line in lines if "train/loss" in line["values"]]
 
 
 @pytest.mark.e2e
