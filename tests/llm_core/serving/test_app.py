@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
 from llm_core.serving.loaded import LoadedModel
 
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Script = Callable[..., LoadedModel]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -218,15 +219,38 @@ def test_a_client_that_leaves_frees_the_engine(engine: Engine, script: Script, s
     app = create_app(Service("tiny", engine))
     asyncio.run(asyncio.wait_for(_ask_and_leave(app, slow, stream), 20))
     gate.release(100)
-    for _ in range(500):
-        if engine.num_open == 0:
-            break
-        threading.Event().wait(0.01)
-    assert engine.num_open == 0
+    _await_nothing_open(engine)
     assert slow.network.num_calls <= 5  # type: ignore[operator]
 
 
-async def _ask_and_leave(app: Any, model: LoadedModel, stream: bool) -> None:
+def test_a_client_that_is_gone_before_its_stream_begins_costs_no_more_tokens(engine: Engine, script: Script) -> None:
+    gate = threading.Semaphore(3)
+    slow = script("a", gate=gate)
+    engine.install(slow)
+
+    async def broken(message: Mapping[str, Any]) -> None:
+        raise OSError("the connection is gone")
+
+    with pytest.raises(OSError, match="the connection is gone"):
+        asyncio.run(_ask_and_leave(create_app(Service("tiny", engine)), slow, stream=True, send=broken))
+    gate.release(100)
+    _await_nothing_open(engine)
+    assert slow.network.num_calls <= 5  # type: ignore[operator]
+
+
+def _await_nothing_open(engine: Engine) -> None:
+    for _ in range(500):
+        if engine.num_open == 0:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"{engine.num_open} answers are still open")
+
+
+async def _nothing(message: Mapping[str, Any]) -> None:
+    pass
+
+
+async def _ask_and_leave(app: Any, model: LoadedModel, stream: bool, send: Send = _nothing) -> None:
     """One request as uvicorn would make it, whose client leaves after the model's third call."""
     body = json.dumps({"model": "tiny", "prompt": "The", "max_tokens": 80, "stream": stream}).encode()
     messages = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -237,9 +261,6 @@ async def _ask_and_leave(app: Any, model: LoadedModel, stream: bool) -> None:
         while model.network.num_calls < 3:  # type: ignore[operator]
             await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
-
-    async def send(message: Mapping[str, Any]) -> None:
-        pass
 
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "POST", "headers": headers}
