@@ -58,7 +58,7 @@ def run(
 ) -> None:
     """Run the lifecycle: sources to served model; what is up to date is left alone."""
     from flows import report
-    from flows.local import run_lifecycle
+    from flows.local import run_lifecycle, serve_on
     from tasks.settled import settled
 
     ws = _workspace()
@@ -68,6 +68,8 @@ def run(
         return
     _prepare(ws, chosen)
     summary = settled(ws, chosen)
+    if summary and keep_serving:
+        serve_on(ws, chosen)
     plain = summary.plain() if summary else run_lifecycle(ws, chosen, keep_serving=keep_serving, verbose=verbose)
     report.print_summary(plain, as_json)
     if not plain["promoted"]:

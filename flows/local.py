@@ -25,11 +25,17 @@ def run_lifecycle(ws: Workspace, recipe: Recipe, *, keep_serving: bool, verbose:
     """The lifecycle flow's summary; with `keep_serving` the model server stays up after it."""
     with _prefect(ws, recipe, verbose):
         if keep_serving:
-            start(_model_server(ws, recipe))
+            serve_on(ws, recipe)
         from flows.lifecycle import lifecycle
 
         state: Any = lifecycle(recipe, return_state=True)
         return state.result()
+
+
+def serve_on(ws: Workspace, recipe: Recipe) -> None:
+    """Leave the model server of the recipe's line running, started now unless it runs already."""
+    running = start(_model_server(ws, recipe))
+    print(f"the model server stays at {running.url}; tidemill down stops it", file=sys.stderr, flush=True)
 
 
 def run_nightly(ws: Workspace, recipe: Recipe) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from llm_core.artifact import Artifact
 from llm_core.models import load_pretrained
 from llm_core.tokenizer import Tokenizer
 from tasks.ledger import Ledger
-from tasks.processes import find
+from tasks.processes import find, stop
 from tasks.stages import STAGES
 from tasks.workspace import Workspace
 from tests.conftest import in_project
-from tests.e2e.runs import PORT, cli_json, project_with_server, run, states
+from tests.e2e.runs import PORT, await_version, cli_json, project_with_server, run, states
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -84,6 +84,19 @@ def test_a_second_run_finds_everything_up_to_date_and_makes_no_version(ws: Works
     assert all(row["because"] for row in again["stages"])
     assert (len(Ledger(ws.home).entries()), len(flow_runs(ws))) == before, "no flow was needed to find that out"
     assert [model["version"] for model in cli_json(ws, "models")] == [1]
+
+
+def test_the_server_can_be_left_running_where_nothing_else_had_to_be_done(ws: Workspace, first: dict[str, Any]) -> None:
+    done = in_project(ws, "flows.cli", "run", "tiny", "--set", PORT, "--keep-serving")
+    server = find(ws.home, "model")
+    assert done.returncode == 0 and server is not None, done.stderr[-3000:]
+    try:
+        assert f"the model server stays at {server.url}" in done.stderr
+        assert "answered over HTTP by tiny@1" in done.stdout
+        with httpx.Client(base_url=server.url or "", trust_env=False, timeout=60) as client:
+            await_version(client, "tiny@1")
+    finally:
+        stop(ws.home, server)
 
 
 def test_prefect_shows_each_stage_with_an_artifact_and_its_progress(ws: Workspace, first: dict[str, Any]) -> None:
