@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from llm_core.artifact import Artifact
 from llm_core.config import Register
 from tasks.ledger import Entry, Ledger
-from tasks.tracking import Tracker
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 
 def register(

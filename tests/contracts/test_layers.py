@@ -90,6 +90,15 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}} & heavy))
     assert run_python(code, ROOT).split() == []
 
 
+def test_that_nothing_is_to_do_is_found_out_without_torch_prefect_or_mlflow() -> None:
+    code = """
+import sys
+import flows.local, flows.report, tasks.settled, tasks.versioning
+print(*sorted({name.split(".")[0] for name in sys.modules} & {"torch", "prefect", "mlflow", "pandas", "datasets"}))
+"""
+    assert run_python(code, ROOT).split() == []
+
+
 def test_a_stage_run_by_dvc_starts_without_prefect_and_mlflow() -> None:
     code = """
 import sys
