@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 RECIPE ?= demo
+# Two processes, a file of tests to each in turn: most of a test's time is one process that starts.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -38,13 +40,13 @@ repro: setup     ## the pure stages by DVC alone
 	@dvc repro
 
 test: setup-dev
-	@python -m pytest -q -m "not e2e and not slow and not soak" --ignore=tests/contracts
+	@python -m pytest -q -m "not e2e and not slow and not soak" --ignore=tests/contracts $(SIDE_BY_SIDE)
 
 check: setup-dev
 	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts
 
 e2e: setup-dev
-	@python -m pytest -q -m e2e -n 2 --dist loadfile --no-loadscope-reorder
+	@python -m pytest -q -m e2e $(SIDE_BY_SIDE)
 
 soak: setup-dev  ## hours of faults and load; results go to benchmarks/results
 	@python -m pytest -q -m soak

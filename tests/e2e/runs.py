@@ -90,10 +90,16 @@ def start_run(ws: Workspace, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ws.root, env=project_environment(ws), **pipes)  # type: ignore[call-overload]
 
 
-def wait_for_checkpoint(ws: Workspace, process: subprocess.Popen[str], count: int = 1) -> None:
-    while len(list((ws.home / "checkpoints").glob("*/step-*/checkpoint.json"))) < count:
+def wait_for_checkpoint(ws: Workspace, process: subprocess.Popen[str], beyond: int = 0) -> None:
+    """Wait until the process has saved a checkpoint after step `beyond`."""
+    while not any(step > beyond for step in _saved_steps(ws)):
         assert process.poll() is None, process.communicate()[1][-3000:]
         time.sleep(0.02)
+
+
+def _saved_steps(ws: Workspace) -> list[int]:
+    found = (ws.home / "checkpoints").glob("*/step-*/checkpoint.json")
+    return [int(path.parent.name.removeprefix("step-")) for path in found]
 
 
 def await_version(client: httpx.Client, name: str) -> None:
