@@ -94,14 +94,19 @@ def test_a_cancelled_answer_stops_before_its_next_token(engine: Engine, script: 
 
 
 def test_leaving_the_stream_cancels_every_answer(engine: Engine, script: Script) -> None:
+    gate = threading.Semaphore(3)
+    slow = script("a", gate=gate)
+
     async def leave_after_first() -> None:
-        answers = Answers(engine, [job(script("a"), max_tokens=None) for _ in range(3)])
+        answers = Answers(engine, [job(slow, max_tokens=None) for _ in range(3)])
         events = answers.events()
         await anext(events)
         await events.aclose()
 
     asyncio.run(leave_after_first())
+    gate.release(300)
     wait_until(lambda: engine.num_open == 0)
+    assert slow.network.num_calls <= 6  # type: ignore[operator]
 
 
 def test_one_failing_answer_does_not_end_the_others(engine: Engine, model: LoadedModel, script: Script) -> None:
