@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.label_cli import label_app
+
 if TYPE_CHECKING:
     from llm_core.config import Recipe
     from tasks.workspace import Workspace
@@ -31,6 +33,7 @@ deployments_app = typer.Typer(help="The flows as the Prefect server offers them.
 recipes_app = typer.Typer(help="The recipes in configs/.", no_args_is_help=True)
 app.add_typer(deployments_app, name="deployments")
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(label_app, name="label")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe of configs/, or the path of a YAML file.", metavar="RECIPE")]
 Overrides = Annotated[
@@ -107,7 +110,7 @@ def stage(
     ws = _workspace()
     chosen, found = _recipe(ws, recipe, overrides), find_stage(name)
     with only_run(ws), Terminal(name) as observer:
-        use_recipe(ws, chosen)
+        chosen, _ = use_recipe(ws, chosen)
         result = update(found, chosen, ws, Versioning(ws), observer)
     facts = {"stage": name, "state": result.state, "because": result.because, "seconds": round(result.seconds, 2)}
     report.print_facts({**facts, "digest": result.artifact.digest, "stats": dict(result.artifact.stats)}, as_json)
@@ -177,6 +180,31 @@ def serve(
 
     registry = MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served")
     serve_forever(line, registry, admit=admit, port=port)
+
+
+@app.command()
+def clean(
+    inputs: Annotated[list[str], typer.Option("--input", help="File, folder, glob, pkg:// or URL; may be repeated.")],
+    output: Annotated[Path, typer.Option(help="A .txt or .jsonl file, or a folder.")],
+    more: Annotated[list[str] | None, typer.Argument(help="More inputs.", metavar="PATH")] = None,
+    accounts: Annotated[Path | None, typer.Option(help="Write the account of all records here, as JSON.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Take the collect and clean sections of this recipe.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Clean files: any readable format in, clean text out, with an account of every record that is not kept."""
+    from flows import report
+    from tasks.clean_files import clean_files, recipe_of
+    from tasks.observers import Terminal
+
+    chosen = recipe_of(
+        [*inputs, *(more or ())], _recipe(_workspace(), recipe, overrides) if recipe else None, overrides
+    )
+    with Terminal("clean") as observer:
+        result = clean_files(chosen, output, observer)
+    if accounts is not None:
+        report.write_json(accounts, result.accounts)
+    report.print_cleaned(result, as_json)
 
 
 @app.command()
@@ -302,7 +330,7 @@ def recipes_use(recipe: RecipeName = "demo", overrides: Overrides = None) -> Non
     from tasks.stages import use_recipe
 
     ws = _workspace()
-    inventory = use_recipe(ws, _recipe(ws, recipe, overrides))
+    _, inventory = use_recipe(ws, _recipe(ws, recipe, overrides))
     print(f"{ws.run_recipe}\n{ws.inventory}: {len(inventory.files)} files, {inventory.bytes:,} bytes")
 
 
@@ -326,7 +354,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except (ValueError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
-        sys.exit(FAILED)
+        sys.exit(getattr(problem, "exit_code", FAILED))
 
 
 def _workspace() -> Workspace:

@@ -31,6 +31,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
@@ -43,12 +44,14 @@ from tasks.workspace import Workspace
 
 LIFECYCLE = "flows.lifecycle.lifecycle"
 NIGHTLY = "flows.nightly.nightly"
+LABEL = "flows.label.label"
 NIGHTLY_RECIPE = "nightly"
 SCHEDULE = "nightly"
 """Slug of the nightly schedule: Prefect updates a schedule in place only when it can name it."""
 FIRST_CRON, FIRST_TIMEZONE = "0 2 * * *", "UTC"
 """When the nightly runs until somebody says otherwise."""
 STALE_RUNS = "runs-without-heartbeat"
+NOT_LABELLING = {"prefect.resource.role": "flow", "prefect.resource.name": "!label"}
 # Three heartbeats of 30 s and a bit: a smaller window was measured to crash healthy runs.
 STALE_SECONDS = 95
 
@@ -65,7 +68,8 @@ class Deployment:
     """FLOW/NAME, as Prefect shows it."""
     entrypoint: str
     """Dotted name of the flow, imported from the worker's worktree."""
-    recipe: Recipe
+    recipe: Recipe | None = None
+    """What a run without changes gets; None where every value is asked for in the form."""
     cron: str | None = None
     """When the nightly runs; None leaves the schedule that the server has."""
     timezone: str | None = None
@@ -77,16 +81,22 @@ class Deployment:
         return self.entrypoint == NIGHTLY
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """The flow's parameters as the form begins with them."""
+        return {"recipe": self.recipe.resolved()} if self.recipe else {}
+
+    @property
     def recipe_sha256(self) -> str:
         """sha256 of the resolved recipe that a run without changes gets."""
-        canonical = json.dumps(self.recipe.resolved(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        values = self.parameters.get("recipe", {})
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def plan(
     ws: Workspace, names: Sequence[str] = (), cron: str | None = None, timezone: str | None = None
 ) -> tuple[Deployment, ...]:
-    """Describe the deployments of the named recipes (default: all of the workspace), and of the nightly flow.
+    """Describe the deployments of the named recipes (default: all of the workspace, and labelling).
 
     Raises RecipeError for an unusable recipe, DeploymentError for a wrong schedule.
     """
@@ -98,6 +108,8 @@ def plan(
         for name in chosen
         if name != NIGHTLY_RECIPE
     ]
+    if not names:
+        planned.append(Deployment("label/label", LABEL))
     if NIGHTLY_RECIPE in chosen:
         recipe = load_recipe(NIGHTLY_RECIPE, ws.configs)
         planned.append(Deployment("nightly/nightly", NIGHTLY, recipe, cron=cron, timezone=timezone))
@@ -173,7 +185,7 @@ def _content(deployment: Deployment, flow_name: str) -> dict[str, Any]:
         "description": flow.description,
         "version": deployment.recipe_sha256[:12],
         "tags": [f"recipe-sha256:{deployment.recipe_sha256}", "tidemill"],
-        "parameters": {"recipe": deployment.recipe.resolved()},
+        "parameters": deployment.parameters,
         # Closed on top too: the server accepts unknown parameters otherwise, and the run crashes on them.
         "parameter_openapi_schema": {**schema, "additionalProperties": False},
         "enforce_parameter_schema": True,
@@ -231,14 +243,21 @@ def _drop_missed_runs(client: SyncPrefectClient, existing: DeploymentResponse) -
 
 
 def _apply_stale_run_automation(client: SyncPrefectClient) -> None:
-    """Mark a run crashed whose process and worker are both gone: nobody else would, and it would hold the pool."""
-    if client.read_automations_by_name(STALE_RUNS):
-        return
+    """Mark a run crashed whose process and worker are both gone: nobody else would, and it would hold the pool.
+
+    Not so a labelling run: it has no process, on purpose, while it waits for a person.
+    """
+    related = ResourceSpecification.model_validate(NOT_LABELLING)
+    for known in client.read_automations_by_name(STALE_RUNS):
+        if isinstance(known.trigger, EventTrigger) and known.trigger.match_related == related:
+            return
+        client.delete_automation(known.id)
     ends = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")}
     trigger = EventTrigger(
         after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.heartbeat", *ends},
         match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        match_related=related,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,

@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -16,7 +17,29 @@ from rich.text import Text
 from flows.doctor import Finding
 from flows.supervisor import ServiceStatus
 
+if TYPE_CHECKING:
+    from tasks.clean_files import Cleaned
+
 WIDTH_WITHOUT_TERMINAL = 150
+
+
+def print_cleaned(cleaned: Cleaned, as_json: bool) -> None:
+    """What became of the records, and where everything is."""
+    places = {"output": str(cleaned.output), "quarantine": str(cleaned.quarantine), "report": str(cleaned.report)}
+    if as_json:
+        _print_json({**cleaned.accounts, **places})
+        return
+    counts = {"records in": cleaned.accounts["records_in"], "kept": cleaned.accounts["kept"]}
+    rows = [(name, f"{count:,}") for name, count in (*counts.items(), *cleaned.accounts["rejected"].items())]
+    console = _console()
+    console.print(_table("Records", ("", "records"), rows))
+    console.print("\n".join(f"{name:<11} {place}" for name, place in places.items()))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON document to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:

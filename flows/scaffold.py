@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from llm_core.config import NAME_PATTERN, RecipeError, load_recipe, recipe_names
+from llm_core.config import RecipeError, load_recipe, recipe_names
+from llm_core.config.section import NAME_PATTERN
 from tasks.workspace import Workspace
 
 HEADER_FIELDS = ("command", "hardware", "time", "result")

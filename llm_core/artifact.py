@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from llm_core.config import Workers
+
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 
@@ -96,6 +98,14 @@ class Draft:
     observer: Observer = field(default_factory=Silent)
     scratch: Path | None = None
     """A folder that survives a killed stage (checkpoints); named by the key, never part of the artifact."""
+    memo: Path | None = None
+    """Where finished parts are found again (llm_core/parts.py); never part of the artifact."""
+    pins: Path | None = None
+    """Folder of what the recipe pins by sha256 alone (tokenizers of registered models)."""
+    refused: Path | None = None
+    """Where `set_aside` puts what must not be built upon."""
+    workers: Workers = Workers(kind="serial")
+    """Who does the parts; never changes what they hold."""
 
     def __post_init__(self) -> None:
         self.path = self.target.parent / f".{self.target.name}.draft"
@@ -119,6 +129,15 @@ class Draft:
         `stats` are facts about the content; `circumstances` are what else fixed its bits (threads, CPU class,
         precision) and become part of the key.
         """
+        return self._publish(self.target, stats, circumstances)
+
+    def set_aside(self, stats: Mapping[str, Any]) -> None:
+        """Seal the folder and move it to the refused ones, for people to look at; what is in place stays."""
+        if self.refused is not None:
+            self.refused.parent.mkdir(parents=True, exist_ok=True)
+            self._publish(self.refused, stats, None)
+
+    def _publish(self, target: Path, stats: Mapping[str, Any], circumstances: Mapping[str, Any] | None) -> Artifact:
         files = {name: _describe(self.path / name) for name in _names(self.path)}
         source = {"recipe": dict(self.recipe), "parents": dict(self.parents), "code": self.code, "stage": self.stage}
         manifest = {
@@ -133,8 +152,8 @@ class Draft:
         with open(self.path / MANIFEST, "x", encoding="utf-8") as file:
             file.write(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
         _sync(self.path)
-        _replace(self.path, self.target)
-        return Artifact.open(self.target, self.kind)
+        _replace(self.path, target)
+        return Artifact.open(target, self.kind)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

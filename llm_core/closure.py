@@ -1,7 +1,7 @@
 """Which source files a stage's result depends on: the modules its module imports, found without running them.
 
 The same list is a stage's code dependency in ``dvc.yaml`` and goes, as one digest, into the manifest of what it made.
-``llm_core/config.py`` is left out: a changed default changes the recipe slice, which is recorded by value.
+``llm_core/config`` is left out: a changed default changes the recipe slice, which is recorded by value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("llm_core", "tasks", "flows")
-LEFT_OUT = frozenset({"llm_core.config", "llm_core.closure", "llm_core.artifact"})
+LEFT_OUT = ("llm_core.config", "llm_core.closure", "llm_core.artifact")
 
 
 @cache
@@ -25,7 +25,7 @@ def closure(module: str) -> tuple[str, ...]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name in LEFT_OUT:
+        if name in found or any(name == left or name.startswith(f"{left}.") for left in LEFT_OUT):
             continue
         found.add(name)
         waiting.extend(_imported(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,18 +12,52 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Ids = NDArray[np.unsignedinteger]
+
 
 class DataError(ValueError):
     """Token arrays that cannot train a model; the message names the file and what to do."""
 
 
-def open_tokens(folder: Path, split: str) -> NDArray[np.unsignedinteger]:
-    """Memory-map the token ids of a split: 1-D, every document followed by the end-of-text id."""
-    path = folder / f"{split}.tokens.npy"
+class TokenShards:
+    """The token ids of a split as one 1-D array that lies in several memory-mapped files."""
+
+    def __init__(self, shards: Sequence[Ids]) -> None:
+        self._shards = shards or [np.zeros(0, dtype=np.uint16)]
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, part: slice) -> Ids:
+        """The ids of a slice of step 1; a copy only where it spans several shards."""
+        start, stop, step = part.indices(len(self))
+        assert step == 1
+        first = int(self._ends.searchsorted(start, side="right"))
+        pieces = []
+        while start < stop:
+            offset = int(self._ends[first]) - len(self._shards[first])
+            end = min(stop, int(self._ends[first]))
+            pieces.append(self._shards[first][start - offset : end - offset])
+            start, first = end, first + 1
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else self._shards[0][:0]
+
+
+def open_tokens(folder: Path, split: str) -> TokenShards:
+    """Memory-map the token ids of a split: every document followed by the end-of-text id, shard after shard.
+
+    Raises DataError when the folder has no tokens of any split, or a file is no array of ids.
+    """
+    if not any(folder.glob("*.tokens.npy")):
+        raise DataError(f"{folder}: no token arrays here; run the tokenize stage again")
+    return TokenShards([_open_shard(path) for path in sorted(folder.glob(f"*.{split}.tokens.npy"))])
+
+
+def _open_shard(path: Path) -> Ids:
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no token array here; run the tokenize stage again") from None
+    except ValueError as problem:
+        raise DataError(f"{path}: not a token array ({problem}); run the tokenize stage again") from None
     if ids.ndim != 1 or ids.dtype not in (np.uint16, np.uint32):
         raise DataError(f"{path}: {ids.ndim}-D {ids.dtype}, a token array is 1-D uint16 or uint32")
     return ids
@@ -37,7 +71,7 @@ class Batches:
     has to be remembered to go on where a run stopped.
     """
 
-    ids: NDArray[np.unsignedinteger]
+    ids: TokenShards
     context: int
     windows: int
     seed: int
@@ -76,14 +110,14 @@ def _epoch_order(seed: int, epoch: int, num_windows: int, context: int) -> tuple
     return int(rng.integers(context)), rng.permutation(num_windows)
 
 
-def in_order(ids: NDArray[np.unsignedinteger], context: int, windows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def in_order(ids: TokenShards, context: int, windows: int) -> Iterator[tuple[Tensor, Tensor]]:
     """All whole windows from front to back, `windows` at a time (the last batch may be smaller)."""
     starts = list(range(0, len(ids) - context, context))
     for first in range(0, len(starts), windows):
         yield _stack(ids, starts[first : first + windows], context)
 
 
-def _stack(ids: NDArray[np.unsignedinteger], starts: list[int], context: int) -> tuple[Tensor, Tensor]:
+def _stack(ids: TokenShards, starts: list[int], context: int) -> tuple[Tensor, Tensor]:
     rows = np.stack([ids[start : start + context + 1] for start in starts]).astype(np.int64)
     batch = torch.from_numpy(rows)
     return batch[:, :-1], batch[:, 1:]

@@ -1,6 +1,8 @@
 """The inventory: every source file of a run with its size and sha256, taken before anything is read from it.
 
 Collect depends on the inventory, so one changed byte of one source changes the digest of everything made from it.
+Files arrive in batches, one for each time that new ones were found; their order is (batch, sha256), which neither a
+file's name nor the listing's order changes. Whatever comes later joins behind, so that earlier work stays as it is.
 """
 
 from __future__ import annotations
@@ -9,21 +11,22 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
-FORMAT = 1
-PACKAGE_SCHEME = "pkg://"
-MEMO_NAME = "inventory.json"
+from llm_core.config import Collect
+from llm_core.sources import DATASET_SCHEME, SourceError, is_remote, list_dataset, list_files, list_remote
+
+FORMAT = 2
+HASHES = "inventory.json"
+ARRIVALS = "arrivals.json"
+DOWNLOADS = "downloads"
 # A file touched this recently may change once more under the same timestamp, so its hash is not remembered.
 SETTLED_SECONDS = 2.0
-
-
-class SourceError(ValueError):
-    """A source that cannot be read; the message names it and says what to do."""
+BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -33,167 +36,233 @@ class SourceFile:
     path: str
     bytes: int
     sha256: str
+    """sha256 of the stored bytes; empty where the file cannot be read."""
+    batch: int = 0
+    """The how manyth time it was that new files were found."""
+    suite: str = ""
+    """The evaluation suite that it belongs to; empty for data."""
+    problem: str = ""
+    """Why it cannot be read; such a file is one rejected record."""
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """All source files; `base` is where relative names start on this machine and is not written."""
+    """All source files; `base` and `home` are where things lie on this machine and are not written."""
 
     files: tuple[SourceFile, ...]
     base: Path = field(compare=False)
+    """Where relative names start."""
+    home: Path | None = field(default=None, compare=False)
+    """Where remote files are kept once they were downloaded."""
 
     @property
     def digest(self) -> str:
         """sha256 of the content."""
-        return hashlib.sha256(_content(self.files)).hexdigest()
+        return hashlib.sha256(self.content.encode()).hexdigest()
 
     @property
     def bytes(self) -> int:
         """Size of all files together."""
         return sum(file.bytes for file in self.files)
 
+    @property
+    def content(self) -> str:
+        """What `write` writes."""
+        return _content(self.files)
+
     def write(self, path: Path) -> None:
         """Write the content to `path`, whole or not at all."""
-        _replace_content(path, _content(self.files))
+        _replace_content(path, self.content.encode())
 
     @classmethod
-    def read(cls, path: Path, base: Path) -> Inventory:
+    def read(cls, path: Path, base: Path, home: Path | None = None) -> Inventory:
         """Read what `write` wrote; raises SourceError when it is missing, damaged or of another format."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format"]
             if version != FORMAT:
                 raise SourceError(f"{path}: format {version!r}, this version reads {FORMAT}; take the inventory again")
-            return cls(files=tuple(SourceFile(**entry) for entry in content["files"]), base=base)
+            return cls(files=tuple(SourceFile(**entry) for entry in content["files"]), base=base, home=home)
         except FileNotFoundError:
             raise SourceError(f"{path}: no inventory here; take it before collecting") from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as problem:
             raise SourceError(f"{path}: not an inventory ({problem}); remove it and take it again") from None
 
 
-def take_inventory(
-    sources: tuple[str, ...], suffixes: tuple[str, ...], base: Path, memo: Path | None = None
-) -> Inventory:
-    """List every file of the sources with its sha256.
+def take_inventory(cfg: Collect, base: Path, home: Path | None = None, earlier: Path | None = None) -> Inventory:
+    """List every file of the recipe's sources and suites with its sha256.
 
-    Their order is that of the sources, by name within each; of two copies the earlier one is kept later on.
-    A folder gives its files with one of the `suffixes`, recursively and without hidden ones; a file named directly is
-    taken whatever its suffix. `memo` is a folder in which hashes of unchanged files are remembered.
-    Raises SourceError for a missing or unreadable source, a package that is not installed, or when no file matches.
+    `home` is a folder that remembers hashes of unchanged files and the batches in which files arrived, and keeps
+    downloads; `earlier` an inventory whose files keep their batches. Nothing but `home` is written.
+    Raises SourceError for a missing source, a package that is not installed, or when no file matches.
     """
-    places = {name: path for source in sources for name, path in _files_of(source, suffixes, base)}
-    if not places:
+    hashes = _Hashes(home)
+    data = {name: file for source in cfg.sources for name, file in _describe(source, cfg, base, hashes)}
+    if not data:
         raise SourceError(
-            f"{', '.join(sources)}: no file ending in {' or '.join(suffixes)}; "
+            f"{', '.join(cfg.sources)}: no file ending in {' or '.join(cfg.suffixes)}; "
             "put texts there, or change collect.sources or collect.suffixes"
         )
-    hashes = _Hashes(memo / MEMO_NAME if memo else None)
-    files = tuple(hashes.describe(name, place) for name, place in places.items())
+    suites = {
+        name: replace(file, suite=source)
+        for source in cfg.suites
+        for name, file in _describe(source, cfg, base, hashes)
+    }
     hashes.save()
-    return Inventory(files=files, base=base)
+    files = _in_batches([file for name, file in data.items() if name not in suites], home, earlier)
+    ordered = sorted(suites.values(), key=lambda file: (file.suite, file.sha256, file.path))
+    return Inventory(files=(*files, *ordered), base=base, home=home)
 
 
-def resolve(name: str, base: Path) -> Path:
-    """The place on this machine of a source, or of a file of the inventory, by its name."""
-    if not name.startswith(PACKAGE_SCHEME):
-        return base / (Path(name).expanduser() if name.startswith("~/") else name)
-    package, _, inside = name.removeprefix(PACKAGE_SCHEME).partition("/")
-    if not package.isidentifier() or ".." in PurePosixPath(inside).parts:
-        raise SourceError(f"{name}: write it as pkg://PACKAGE/PATH, the path inside the package")
-    # Only the finder looks for a top-level package: none of its code runs.
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise SourceError(f"{name}: package {package} is not installed here; pip install {package}")
-    places = [Path(location) / inside for location in spec.submodule_search_locations]
-    return next((place for place in places if place.exists()), places[0])
-
-
-def _files_of(source: str, suffixes: tuple[str, ...], base: Path) -> Iterator[tuple[str, Path]]:
-    place = resolve(source, base)
-    name = _stable_name(source)
-    if place.is_file():
-        yield name, place
-    elif place.is_dir():
-        for path in _walk(source, place, tuple(suffix.lower() for suffix in suffixes)):
-            yield _checked(f"{name}/{path.relative_to(place).as_posix()}".removeprefix("./")), path
+def _describe(source: str, cfg: Collect, base: Path, hashes: _Hashes) -> Iterator[tuple[str, SourceFile]]:
+    if source.startswith(DATASET_SCHEME):
+        for name in list_dataset(source, base):
+            yield from _describe(name, cfg, base, hashes)
+    elif is_remote(source):
+        yield from ((url, hashes.of_remote(url)) for url in list_remote(source, cfg.suffixes))
     else:
-        raise SourceError(f"{source}: no such file or folder ({place}); create it or change collect.sources")
+        yield from ((name, hashes.of_file(name, path)) for name, path in list_files(source, cfg.suffixes, base))
 
 
-def _stable_name(source: str) -> str:
-    if source.startswith(PACKAGE_SCHEME):
-        return source.rstrip("/")
-    return PurePosixPath(Path(source).as_posix()).as_posix()
+def _in_batches(files: Iterable[SourceFile], home: Path | None, earlier: Path | None) -> list[SourceFile]:
+    """Give every file its batch: an earlier one where it arrived then, else the next; batches count from 0."""
+    known = _read_arrivals(home) | _earlier_batches(earlier)
+    newest = max(known.values(), default=-1) + 1
+    arrived = {file: known.get(_identity(file), newest) for file in files}
+    _remember_arrivals(home, known | {_identity(file): batch for file, batch in arrived.items()})
+    ranks = {batch: rank for rank, batch in enumerate(sorted(set(arrived.values())))}
+    batched = [replace(file, batch=ranks[batch]) for file, batch in arrived.items()]
+    return sorted(batched, key=lambda file: (file.batch, file.sha256, file.path))
 
 
-def _walk(source: str, folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    def refuse(problem: OSError) -> None:
-        raise SourceError(f"{source}: cannot read {problem.filename} ({problem.strerror}); check its permissions")
-
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        wanted = (name for name in names if name.lower().endswith(suffixes) and not name.startswith("."))
-        found.extend(Path(parent, name) for name in wanted)
-    return sorted(found)
+def _identity(file: SourceFile) -> str:
+    return f"{file.sha256} {file.path}"
 
 
-def _checked(name: str) -> str:
-    if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
-        raise SourceError(f"{name!r}: the file's name is not UTF-8; rename it")
-    return name
+def _read_arrivals(home: Path | None) -> dict[str, int]:
+    return _read_json(home / ARRIVALS).get("files", {}) if home else {}
+
+
+def _remember_arrivals(home: Path | None, arrivals: Mapping[str, int]) -> None:
+    if home and arrivals != _read_arrivals(home):
+        _replace_content(home / ARRIVALS, _json({"format": FORMAT, "files": dict(arrivals)}))
+
+
+def _earlier_batches(earlier: Path | None) -> dict[str, int]:
+    if earlier is None or not earlier.exists():
+        return {}
+    try:
+        files = Inventory.read(earlier, earlier.parent).files
+    except SourceError:
+        return {}  # it is replaced anyway
+    return {_identity(file): file.batch for file in files if not file.suite}
 
 
 class _Hashes:
     """sha256 of files, remembered by (path, size, times, inode) so that unchanged files are not read again."""
 
-    def __init__(self, memo: Path | None) -> None:
-        self.memo = memo
-        self.known = _read_memo(memo) if memo and memo.is_file() else {}
-        self.used: dict[str, list[int | str]] = {}
+    def __init__(self, home: Path | None) -> None:
+        self._home = home
+        self._known: dict[str, list[Any]] = _read_json(home / HASHES).get("files", {}) if home else {}
+        self._used: dict[str, list[Any]] = {}
 
-    def describe(self, name: str, path: Path) -> SourceFile:
-        """Name, size and sha256 of one file."""
+    def of_file(self, name: str, path: Path) -> SourceFile:
+        """Name, size and sha256 of a local file, or why it cannot be read."""
+        if not _is_unicode(str(path)):
+            return SourceFile(name, 0, "", problem="has a name that is not UTF-8")
         try:
             stat = path.stat()
             if not S_ISREG(stat.st_mode):
-                raise SourceError(f"{name}: is no regular file (a pipe, socket or folder); remove or rename it")
+                return SourceFile(name, 0, "", problem="is no regular file (a pipe, socket or device)")
             # The change time catches an edit that put the modification time back.
             marks = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-            remembered = self.known.get(str(path))
-            if remembered is not None and remembered[:-1] == marks:
-                digest = str(remembered[-1])
-            else:
+            digest = self._remembered(str(path), marks)
+            if digest is None:
                 with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as problem:
-            raise SourceError(f"{name}: cannot be read ({problem.strerror}); check its permissions") from None
+            return SourceFile(name, 0, "", problem=f"cannot be read ({problem.strerror})")
         if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED_SECONDS:
-            self.used[str(path)] = [*marks, digest]
+            self._used[str(path)] = [*marks, digest]
         return SourceFile(path=name, bytes=stat.st_size, sha256=digest)
+
+    def of_remote(self, url: str) -> SourceFile:
+        """Name, size and sha256 of a file behind a URL, which is downloaded unless its marks are known."""
+        import fsspec
+
+        try:
+            fs, place = fsspec.core.url_to_fs(url)
+            marks = [str(fs.ukey(place)), fs.size(place) or 0]
+            digest = self._remembered(url, marks)
+            if digest is None:
+                digest, size = download(url, self._home)
+                marks[-1] = size
+        except OSError as problem:
+            return SourceFile(url, 0, "", problem=f"cannot be read ({problem})")
+        self._used[url] = [*marks, digest]
+        return SourceFile(path=url, bytes=int(marks[-1]), sha256=digest)
 
     def save(self) -> None:
         """Remember what was used; files of other recipes stay remembered too."""
-        if self.memo and any(self.known.get(path) != entry for path, entry in self.used.items()):
-            self.memo.parent.mkdir(parents=True, exist_ok=True)
-            _replace_content(self.memo, json.dumps({"format": FORMAT, "files": self.known | self.used}).encode())
+        if self._home and any(self._known.get(path) != entry for path, entry in self._used.items()):
+            _replace_content(self._home / HASHES, _json({"format": FORMAT, "files": self._known | self._used}))
+
+    def _remembered(self, name: str, marks: list[Any]) -> str | None:
+        entry = self._known.get(name)
+        return str(entry[-1]) if entry is not None and entry[:-1] == marks else None
 
 
-def _read_memo(memo: Path) -> dict[str, list[int | str]]:
-    """Remembered hashes; a memo that is damaged or of another format is as good as none."""
+def download(url: str, home: Path | None, expected: str = "") -> tuple[str, int]:
+    """Fetch a remote file; its sha256 and size. It is kept in `home`, if there is one, under its sha256.
+
+    Raises SourceError when `expected` is another sha256: the file was changed.
+    """
+    import fsspec
+
+    folder = home / DOWNLOADS if home else None
+    part = folder / f".part-{os.getpid()}" if folder else Path(os.devnull)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with fsspec.open(url, "rb") as remote, open(part, "wb") as local:
+        while block := remote.read(BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+            local.write(block)
+    if expected and digest.hexdigest() != expected:
+        part.unlink()
+        raise SourceError(f"{url}: changed after the inventory was taken; run again")
+    if folder:
+        os.replace(part, folder / digest.hexdigest())
+    return digest.hexdigest(), size
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a file's name is text; other bytes in it come as lone surrogates, which nothing can store."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What is remembered in a file; one that is damaged or of another format is as good as none."""
     try:
-        content = json.loads(memo.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
-    return content.get("files", {}) if isinstance(content, dict) and content.get("format") == FORMAT else {}
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
 
 
-def _content(files: tuple[SourceFile, ...]) -> bytes:
-    content = {"format": FORMAT, "files": [asdict(file) for file in files]}
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+def _content(files: tuple[SourceFile, ...]) -> str:
+    entries = [{name: value for name, value in asdict(file).items() if value != ""} for file in files]
+    for file, entry in zip(files, entries, strict=True):
+        entry["sha256"] = file.sha256
+    return json.dumps({"format": FORMAT, "files": entries}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
 
 
 def _replace_content(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_bytes(content)
     os.replace(part, path)

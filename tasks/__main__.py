@@ -8,8 +8,9 @@ import sys
 import yaml
 
 from llm_core.artifact import Interrupted
+from tasks.accounts import account, make
 from tasks.observers import Terminal
-from tasks.stages import STAGES, dvc_pipeline, find_stage, read_run_recipe, run_stage
+from tasks.stages import STAGES, dvc_pipeline, find_stage, read_run_recipe
 from tasks.workspace import Workspace
 
 USAGE = f"usage: python -m tasks STAGE | dvc-yaml\nstages: {', '.join(STAGES)}"
@@ -27,14 +28,16 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see tasks/services.py
     try:
         ws = Workspace.here()
+        recipe = read_run_recipe(ws)
         with Terminal(arguments[0]) as observer:
-            artifact = run_stage(find_stage(arguments[0]), read_run_recipe(ws), ws, observer)
+            artifact = make(find_stage(arguments[0]), recipe, ws, observer)
+        account(ws, recipe, artifact)
     except Interrupted as stopped:
         print(f"interrupted: {stopped}", file=sys.stderr)
         return 4
     except (ValueError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
-        return 1
+        return getattr(problem, "exit_code", 1)
     print(f"{artifact.path}: {artifact.kind} {artifact.digest[:12]} {dict(artifact.stats)}", file=sys.stderr)
     return 0
 

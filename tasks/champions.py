@@ -32,7 +32,7 @@ def previous_champion(ledger: Ledger, line: str) -> Entry | None:
 
 def promote(ledger: Ledger, line: str, number: int, reason: str) -> Entry:
     """Make a registered version champion because a person says so."""
-    version = _registered(ledger, line, number)
+    version = registered(ledger, line, number)
     champion = ledger.champion(line)
     if champion is not None and champion.body["version"] == number:
         return champion
@@ -44,7 +44,7 @@ def rollback(ledger: Ledger, line: str, reason: str) -> Entry:
     champion, previous = ledger.champion(line), previous_champion(ledger, line)
     if champion is None or previous is None:
         raise LedgerError(f"{line}: there is no earlier champion to roll back to")
-    restored = _registered(ledger, line, previous.body["version"])
+    restored = registered(ledger, line, previous.body["version"])
     return _move("rolled_back", ledger, restored, champion, reason, replaced=champion.body["version"])
 
 
@@ -59,7 +59,8 @@ def admit(ledger: Ledger, version: RegisteredVersion) -> None:
         raise LedgerError(f"{version.name}: its artifact is not the one that was promoted")
 
 
-def _registered(ledger: Ledger, line: str, number: int) -> Entry:
+def registered(ledger: Ledger, line: str, number: int) -> Entry:
+    """The ledger's entry of a registered version; raises LedgerError when there is none."""
     found = [entry for entry in ledger.entries(line) if entry.kind == "registered"]
     for entry in found:
         if entry.body["version"] == number:

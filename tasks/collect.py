@@ -2,57 +2,69 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Collect
-from llm_core.inventory import Inventory, SourceError, SourceFile, resolve
-from llm_core.text.document import Document, Origin, Rejection
-from llm_core.text.readers import read_plain_text
-from llm_core.text.shards import RejectionList, write_documents
+from llm_core.inventory import Inventory
+from llm_core.parts import link, make_parts, open_memo
+from llm_core.sources import SourceError
+from llm_core.text.gather import Gathering, cut
+from llm_core.text.shards import DOCUMENTS, REJECTED, shards
+from llm_core.workers import open_pool
+
+SUITES = "suites"
 
 
-def collect(cfg: Collect, inventory: Inventory, out: Draft) -> Artifact:
-    """Read every file of the inventory, one document a file, into Parquet shards and a list of what was rejected.
+def collect(cfg: Collect, inventory: Inventory, out: Draft, may_be_empty: bool = False) -> Artifact:
+    """Read every file of the inventory into Parquet shards of documents, rejected records and the sources' structure.
 
-    Raises SourceError when a file is not the inventory's any more, or when no document is left.
+    A shard's name is STEM-BATCH-PART-NUMBER; those of evaluation suites lie in suites/NUMBER, listed in suites.json.
+    Raises SourceError when a file is not the inventory's any more, or, unless it `may_be_empty`, without a document.
     """
-    with RejectionList(out.path) as rejected:
-        kept = write_documents(_documents(cfg, inventory, rejected, out), Document, out.path)
-    if not kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.reasons.items()))
-        raise SourceError(f"{', '.join(cfg.sources)}: no document to keep ({reasons}); name sources of UTF-8 text")
+    parts = cut(cfg, out.code, inventory)
+    with open_memo(out.memo) as memo, open_pool(out.workers, len(parts)) as pool:
+        progress = lambda done, total: out.observer.progress(done, total, "parts")  # noqa: E731
+        for number, (part, folder) in enumerate(zip(parts, make_parts(parts, memo, pool, progress), strict=True)):
+            _link_part(part, number, folder, cfg, out.path)
+    if cfg.suites:
+        (out.path / f"{SUITES}.json").write_text(json.dumps(cfg.suites, indent=1, ensure_ascii=False) + "\n")
+    kept = _count_rows(out.path, DOCUMENTS)
+    rejected = _reasons(out.path)
+    if not kept and not may_be_empty:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+        raise SourceError(f"{', '.join(cfg.sources)}: no document to keep ({reasons}); look at the sources")
     return out.publish(
         {
-            "records_in": len(inventory.files),
+            "files": len(inventory.files),
+            "batches": 1 + max(file.batch for file in inventory.files),
+            "records_in": kept + sum(rejected.values()),
             "kept": kept,
-            "rejected": dict(sorted(rejected.reasons.items())),
+            "rejected": rejected,
             "bytes": inventory.bytes,
         }
     )
 
 
-def _documents(cfg: Collect, inventory: Inventory, rejected: RejectionList, out: Draft) -> Iterator[Document]:
-    result: Document | Rejection
-    for done, file in enumerate(inventory.files, start=1):
-        origin = Origin(source=file.path, start=0, end=file.bytes, sha256=file.sha256, license=cfg.license)
-        if file.bytes > cfg.max_document_bytes:
-            result = Rejection("too_large", f"{file.bytes} bytes, {cfg.max_document_bytes} allowed")
-        else:
-            result = read_plain_text(_read_unchanged(file, inventory), origin)
-        if isinstance(result, Rejection):
-            rejected.add(origin, result)
-        else:
-            yield result
-        out.observer.progress(done, len(inventory.files), "files")
+def _link_part(part: Gathering, number: int, folder: Path, cfg: Collect, out: Path) -> None:
+    if part.suite:
+        out = out / SUITES / f"{cfg.suites.index(part.suite):03d}"
+        out.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.parquet"):
+        stem, _, shard = path.name.partition("-")
+        link(path, out / f"{stem}-{part.batch:05d}-{number:05d}-{shard}")
 
 
-def _read_unchanged(file: SourceFile, inventory: Inventory) -> bytes:
-    try:
-        raw = resolve(file.path, inventory.base).read_bytes()
-    except OSError as problem:
-        raise SourceError(f"{file.path}: cannot be read any more ({problem.strerror}); run again") from None
-    if hashlib.sha256(raw).hexdigest() != file.sha256:
-        raise SourceError(f"{file.path}: changed after the inventory was taken; run again")
-    return raw
+def _count_rows(folder: Path, stem: str) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in shards(folder, stem))
+
+
+def _reasons(folder: Path) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for path in shards(folder, REJECTED):
+        counts.update(pq.read_table(path, columns=["reason"])["reason"].to_pylist())
+    return dict(sorted(counts.items()))

@@ -22,6 +22,7 @@ from llm_core.generate import ContextExceeded, generate
 from llm_core.models import load_pretrained
 from llm_core.text.document import CleanDocument, Split
 from llm_core.text.shards import read_documents
+from llm_core.text.token_array import TABLE, token_files
 from llm_core.tokenizer import Tokenizer
 
 REPORTED = ["sha256", "source", "start", "num_bytes", "num_tokens", "bits", "unigram_bits"]
@@ -49,8 +50,8 @@ def heldout_digest(hashes: Iterable[str]) -> str:
 
 
 def _score(cfg: Evaluate, network: nn.Module, tokens: Artifact, precision: torch.dtype, out: Draft) -> pd.DataFrame:
-    ids = open_tokens(tokens.path, "test")
-    table = pd.read_parquet(tokens.path / "test.documents.parquet")
+    ids = open_tokens(tokens.path, "test")[:]
+    table = pd.concat([pd.read_parquet(path) for path in token_files(tokens.path, "test", TABLE)], ignore_index=True)
     scoring = Scoring(stride=cfg.stride, batch_windows=cfg.batch_windows, precision=precision)
     scored = score_documents(
         network, ids, table, scoring, lambda done, total: out.observer.progress(done, total, "windows")

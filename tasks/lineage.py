@@ -54,7 +54,8 @@ def recipe_sha256(recipe: Recipe) -> str:
 def intent(recipe: Recipe, inventory: Inventory) -> str:
     """sha256 of what a run sets out to make: recipe, data and code. Runs of one intent share one MLflow run."""
     code = {stage.name: code_digest(stage.module) for stage in STAGES.values()}
-    return _sha256({"recipe": recipe.resolved(), "inventory": inventory.digest, "code": code})
+    made = {name: values for name, values in recipe.resolved().items() if name != "workers"}
+    return _sha256({"recipe": made, "inventory": inventory.digest, "code": code})
 
 
 class Records:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefect import task
@@ -25,6 +27,9 @@ from llm_core.artifact import Artifact, ArtifactError, Observer
 from llm_core.config import Recipe
 from llm_core.inventory import Inventory
 from tasks import champions
+from tasks.accounts import report_place
+from tasks.data_report import data_report, summary_markdown
+from tasks.data_report import metrics as data_metrics
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
 from tasks.gate import remember_scores, score_heldout
@@ -82,7 +87,7 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
     """Fix recipe and inventory in the workspace, open the MLflow run, and close it as finished or failed."""
     ws = Workspace.here()
     with only_run(ws):
-        run = Run(ws, recipe, use_recipe(ws, recipe))
+        run = Run(ws, *use_recipe(ws, recipe))
         _log_origin(run)
         try:
             yield run
@@ -254,6 +259,17 @@ def _record(run: Run, stage: Stage, result: Update) -> None:
     run.records.add(artifact.digest, {**body, "flow_run": run.flow_run, "commit": run.facts["git.commit"]})
     facts = {"state": result.state, "because": result.because, "digest": artifact.digest, **artifact.stats}
     create_markdown_artifact(_markdown(stage.name, facts), key=stage.name)
+    if stage.name == "clean":
+        _show_data(run, artifact)
+
+
+def _show_data(run: Run, artifact: Artifact) -> None:
+    """The data report goes with the run, without what was dropped: that is private and stays in the home."""
+    with TemporaryDirectory(prefix="report-") as folder:
+        report = data_report(artifact, None, Path(folder) / "data.html")
+        run.tracker.log_report(run.run_id, report, data_metrics(artifact))
+    private = f"With samples of dropped records, for this machine only: `{report_place(run.ws, artifact)}`"
+    create_markdown_artifact(f"{summary_markdown(artifact)}\n{private}\n", key="data-report")
 
 
 def _log_origin(run: Run) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from llm_core.artifact import Artifact, ArtifactError
 from llm_core.config import Recipe
 from llm_core.inventory import take_inventory
+from tasks.pinned import pinned
 from tasks.stages import STAGES, Stage, origin
 from tasks.workspace import Workspace
 
@@ -16,7 +17,8 @@ def preview(ws: Workspace, recipe: Recipe) -> list[dict[str, Any]]:
 
     Nothing is written. A stage after one that would run is listed as running too.
     """
-    inventory = take_inventory(recipe.collect.sources, recipe.collect.suffixes, ws.project, memo=ws.home / "memo")
+    recipe = pinned(ws, recipe)
+    inventory = take_inventory(recipe.collect, ws.project, ws.sources, earlier=ws.inventory)
     rows: list[dict[str, Any]] = []
     stale: set[str] = set()
     for stage in STAGES.values():

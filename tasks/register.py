@@ -10,6 +10,7 @@ from filelock import FileLock
 from llm_core.artifact import Artifact
 from llm_core.config import Register
 from tasks.ledger import Entry, Ledger
+from tasks.pinned import keep_tokenizer
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ def register(
         if version is None:
             tags = {**facts, "tidemill.key": model.key, "tidemill.artifact": model.digest}
             version = tracker.create_version(cfg.line, run_id, model.path, tags)
-        body = {"version": version.number, "artifact": model.digest, "run": version.run_id, "model_key": model.key}
+        body = {
+            "version": version.number,
+            "artifact": model.digest,
+            "run": version.run_id,
+            "model_key": model.key,
+            "tokenizer": keep_tokenizer(ws, model.path),
+        }
         entry = ledger.append("registered", cfg.line, key(cfg, model), body)
         tracker.tag_version(version, {"tidemill.ledger": entry.hash})
         return entry

@@ -21,6 +21,7 @@ from llm_core.artifact import Artifact, ArtifactError, Draft, Observer
 from llm_core.closure import closure_paths, code_digest
 from llm_core.config import Recipe, RecipeError, parse_recipe
 from llm_core.inventory import Inventory, take_inventory
+from tasks.pinned import pinned
 from tasks.workspace import Workspace
 
 RUN_HEADER = "# The resolved recipe of this workspace, written by tidemill: the only parameters that DVC reads.\n"
@@ -91,21 +92,23 @@ def read_run_recipe(ws: Workspace) -> Recipe:
     return parse_recipe(values, where=str(ws.run_recipe))
 
 
-def use_recipe(ws: Workspace, recipe: Recipe) -> Inventory:
+def use_recipe(ws: Workspace, recipe: Recipe) -> tuple[Recipe, Inventory]:
     """Make `recipe` the one that this workspace's stages run with, and list its source files afresh.
 
-    Both files are written only where they change, so that nothing looks newer than it is.
+    What it leaves to the champion is pinned: the recipe that comes back is the one to go on with. Both files are
+    written only where they change, so that nothing looks newer than it is.
     """
     ws.inbox.mkdir(parents=True, exist_ok=True)
-    inventory = take_inventory(recipe.collect.sources, recipe.collect.suffixes, ws.project, memo=ws.home / "memo")
+    recipe = pinned(ws, recipe)
+    inventory = take_inventory(recipe.collect, ws.project, ws.sources, earlier=ws.inventory)
     content = RUN_HEADER + yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
     if not ws.run_recipe.exists() or ws.run_recipe.read_text(encoding="utf-8") != content:
         draft = ws.run_recipe.with_suffix(".draft")
         draft.write_text(content, encoding="utf-8")
         os.replace(draft, ws.run_recipe)
-    if not ws.inventory.exists() or Inventory.read(ws.inventory, ws.project) != inventory:
+    if not ws.inventory.exists() or ws.inventory.read_text(encoding="utf-8") != inventory.content:
         inventory.write(ws.inventory)
-    return inventory
+    return recipe, inventory
 
 
 def origin(stage: Stage, recipe: Recipe, ws: Workspace) -> Origin:
@@ -120,7 +123,7 @@ def run_stage(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -
     """Run one stage in this workspace and publish its artifact; inputs are verified by sha256 first."""
     inputs: list[Any] = [Artifact.open(ws.out / name, STAGES[name].makes) for name in stage.takes]
     if stage.name == "collect":
-        inputs = [Inventory.read(ws.inventory, ws.project)]
+        inputs = [Inventory.read(ws.inventory, ws.project, ws.sources)]
     source = origin(stage, recipe, ws)
     scratch = ws.home / "checkpoints" / source.key[:32]
     draft = Draft(
@@ -132,6 +135,10 @@ def run_stage(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -
         code=source.code,
         observer=observer,
         scratch=scratch,
+        memo=ws.home / "memo",
+        workers=recipe.workers,
+        pins=ws.tokenizers,
+        refused=ws.refused / stage.name,
     )
     values = [getattr(recipe, key) for key in stage.reads]
     with draft as out:

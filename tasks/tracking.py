@@ -135,6 +135,12 @@ class Tracker:
         for path in files:
             self.client.log_artifact(run_id, str(path), "lineage")
 
+    def log_report(self, run_id: str, page: Path, numbers: Mapping[str, float]) -> None:
+        """Store a page for people under the run's `reports` folder, and its numbers as metrics."""
+        self.client.log_artifact(run_id, str(page), "reports")
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
+
     def read_file(self, run_id: str, name: str) -> str:
         """A text that `log_files` stored."""
         return Path(self.client.download_artifacts(run_id, f"lineage/{name}")).read_text(encoding="utf-8")

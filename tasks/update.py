@@ -8,7 +8,8 @@ from typing import Literal
 
 from llm_core.artifact import Artifact, ArtifactError, Observer
 from llm_core.config import Recipe
-from tasks.stages import Origin, Stage, origin, run_stage
+from tasks.accounts import account, make
+from tasks.stages import Origin, Stage, origin
 from tasks.versioning import Versioning
 from tasks.workspace import Workspace
 
@@ -39,8 +40,9 @@ def update(stage: Stage, recipe: Recipe, ws: Workspace, versioning: Versioning, 
     because = _shorten(reasons) if (ws.out / stage.name).exists() else "it was not here"
     with versioning.working(stage.name):
         found = _adopt(stage, wanted, ws) or _restore(stage, wanted, ws, versioning)
-        artifact, state = found or (run_stage(stage, recipe, ws, observer), "made")
+        artifact, state = found or (make(stage, recipe, ws, observer), "made")
         versioning.commit(stage.name)
+        account(ws, recipe, artifact)
     return Update(artifact, state, because, time.monotonic() - began)
 
 

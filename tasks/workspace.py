@@ -46,6 +46,26 @@ class Workspace:
         return self.home / "inbox"
 
     @property
+    def sources(self) -> Path:
+        """What is known of source files: hashes, the batches they arrived in, downloads."""
+        return self.home / "sources"
+
+    @property
+    def tokenizers(self) -> Path:
+        """Tokenizers of registered models, a folder for each digest."""
+        return self.home / "tokenizers"
+
+    @property
+    def quarantine(self) -> Path:
+        """Original bytes of rejected records; private, never pushed."""
+        return self.home / "quarantine"
+
+    @property
+    def refused(self) -> Path:
+        """Data that broke their contract, for people to look at."""
+        return self.home / "refused"
+
+    @property
     def out(self) -> Path:
         """Folder of the artifacts, one folder a stage."""
         return self.root / "out"

@@ -6,7 +6,7 @@ import lzma
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,14 @@ SMALLEST_DICTIONARY = 2**20
 COUNTED_AT_ONCE = 2**24
 
 
-def unigram_bits(train_ids: Ids, ids: Ids, num_tokens: Lengths, vocab_size: int) -> npt.NDArray[np.float64]:
+class Sliceable(Protocol):
+    """A 1-D array of token ids, or what is sliced like one: shards on disk."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Ids: ...
+
+
+def unigram_bits(train_ids: Sliceable, ids: Ids, num_tokens: Lengths, vocab_size: int) -> npt.NDArray[np.float64]:
     """Bits of each document under the training tokens' add-one smoothed frequencies, its end id included.
 
     `ids` holds all documents one after another, `num_tokens` their lengths.

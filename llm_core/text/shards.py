@@ -1,105 +1,139 @@
-"""Documents on disk: Parquet shards written through Hugging Face datasets, and the list of what was rejected."""
+"""Records on disk: Parquet shards of bounded size, written and read as streams.
+
+``datasets`` and pandas open the same files; writing goes through Arrow alone, because a worker process would spend
+longer on importing ``datasets`` than on a small part.
+"""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import fields
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Value
-from datasets.exceptions import DatasetGenerationError
-from datasets.utils.logging import disable_progress_bar
 
-from llm_core.text.document import Document, Origin, Rejection
+from llm_core.text.document import Document, Origin
 
+DOCUMENTS, REJECTED, STRUCTURE = "documents", "rejected", "structure"
 SHARD_BYTES = 64_000_000
-REJECTED = "rejected.jsonl"
-# Rows held in memory at once while writing and reading.
-BATCH_ROWS = 64
+GROUP_BYTES = 8_000_000
+GROUP_ROWS = 8192
+"""A row group holds at most this much: what a writer has in memory, and a reader at once."""
+COMPRESSION = {"compression": "zstd", "compression_level": 1}
 # Arrow's plain string ends at 2 GB a column chunk.
-COLUMN_TYPES = {"str": "large_string", "Split": "large_string", "int": "int64"}
+COLUMN_TYPES = {
+    "str": pa.large_string(),
+    "Split": pa.large_string(),
+    "Unit": pa.large_string(),
+    "int": pa.int64(),
+}
 
-Record = TypeVar("Record", bound=Document)
+
+@dataclass(frozen=True)
+class Rejected(Origin):
+    """A record that is not kept, and why; its text is never written here."""
+
+    reason: str
+    detail: str
+    suite: str = ""
+    """The evaluation suite whose text it holds, where that is the reason."""
 
 
-def write_documents(
-    documents: Iterator[Record], record: type[Record], folder: Path, shard_bytes: int = SHARD_BYTES
-) -> int:
-    """Write a stream of documents to ``documents-00000.parquet`` and on; returns how many there were.
+@dataclass(frozen=True)
+class Structure:
+    """Bytes of a source that belong to no record: headers, brackets, blank lines."""
 
-    Memory stays bounded: the records go to a memory-mapped Arrow file inside `folder` first, which is removed again.
-    The bytes depend on nothing but the documents. Errors that the stream itself raises come out unchanged.
+    source: str
+    start: int
+    end: int
+
+
+Record = TypeVar("Record")
+
+
+class ShardWriter:
+    """Writes records of one dataclass to ``STEM-000.parquet`` and on; nothing when there are none.
+
+    The bytes depend on nothing but the records.
     """
-    first = next(documents, None)
-    if first is None:
-        return 0
-    disable_progress_bar()
-    shard_starts = [0]
 
-    def rows() -> Iterator[dict[str, str | int]]:
-        filled = 0
-        for index, document in enumerate(chain([first], documents)):
-            size = len(document.text.encode())
-            if filled and filled + size > shard_bytes:
-                shard_starts.append(index)
-                filled = 0
-            filled += size
-            yield vars(document)
+    def __init__(self, folder: Path, record: type[Any], stem: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.count = 0
+        self._folder, self._stem, self._shard_bytes = folder, stem, shard_bytes
+        self._schema = schema_of(record)
+        self._rows: list[list[Any]] = []
+        self._group_bytes = self._shard_size = self._shards = 0
+        self._file: pq.ParquetWriter | None = None
 
-    with TemporaryDirectory(dir=folder, prefix=".arrow-") as cache:
-        try:
-            # The fingerprint is given since the default one pickles the generator, whose open files have no hash.
-            table = Dataset.from_generator(
-                rows, features=_features(record), cache_dir=cache, fingerprint="documents", writer_batch_size=BATCH_ROWS
-            )
-        except DatasetGenerationError as problem:
-            raise problem.__cause__ or problem from None
-        for number, (start, end) in enumerate(zip(shard_starts, [*shard_starts[1:], len(table)], strict=True)):
-            path = folder / f"documents-{number:05d}.parquet"
-            table.select(range(start, end)).to_parquet(path)
-        return len(table)
-
-
-def read_documents(folder: Path, record: type[Record]) -> Iterator[Record]:
-    """Stream the documents of an artifact's folder in their order.
-
-    Arrow reads them directly: ``load_dataset`` contacts the hub even for local files, and waits when it is offline.
-    """
-    names = [field.name for field in fields(record)]
-    for path in sorted(folder.glob("documents-*.parquet")):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield from (record(**row) for row in batch.to_pylist())
-
-
-class RejectionList:
-    """Writes one line for each rejected record and counts the reasons; texts are never written."""
-
-    def __init__(self, folder: Path) -> None:
-        self.reasons: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
-        self._file = open(folder / REJECTED, "x", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-
-    def __enter__(self) -> RejectionList:
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._flush()
+        self._end_shard()
 
-    def add(self, origin: Origin, rejection: Rejection) -> None:
-        """Record one rejected record."""
-        self.reasons[rejection.reason] += 1
-        self.bytes[rejection.reason] += origin.end - origin.start
-        line = {"source": origin.source, "start": origin.start, "end": origin.end, "sha256": origin.sha256}
-        line |= {"reason": rejection.reason, "detail": rejection.detail}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def add(self, record: Any, num_bytes: int = 0) -> None:
+        """Append one record; `num_bytes` is about its size and decides where row groups and shards end."""
+        if self._shard_size and self._shard_size + num_bytes > self._shard_bytes:
+            self._flush()
+            self._end_shard()
+        self._rows.append([getattr(record, name) for name in self._schema.names])
+        self.count += 1
+        self._shard_size += num_bytes
+        self._group_bytes += num_bytes
+        if self._group_bytes >= GROUP_BYTES or len(self._rows) >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._file is None:
+            path = self._folder / f"{self._stem}-{self._shards:03d}.parquet"
+            self._file = pq.ParquetWriter(path, self._schema, **COMPRESSION)
+        columns = zip(*self._rows, strict=True)
+        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._rows, self._group_bytes = [], 0
+
+    def _end_shard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file, self._shard_size = None, 0
+            self._shards += 1
 
 
-def _features(record: type[Document]) -> Features:
-    return Features({field.name: Value(COLUMN_TYPES[str(field.type)]) for field in fields(record)})
+def write_documents(
+    documents: Iterable[Document], record: type[Document], folder: Path, shard_bytes: int = SHARD_BYTES
+) -> int:
+    """Write a stream of documents; returns how many there were."""
+    with ShardWriter(folder, record, DOCUMENTS, shard_bytes) as writer:
+        for document in documents:
+            writer.add(document, len(document.text.encode()))
+    return writer.count
+
+
+def shards(folder: Path, stem: str) -> list[Path]:
+    """The shards of one kind in a folder, in their order."""
+    return sorted(folder.glob(f"{stem}-*.parquet"))
+
+
+def read_documents(folder: Path, record: type[Record]) -> Iterator[Record]:
+    """Stream the documents of an artifact's folder in their order."""
+    for path in shards(folder, DOCUMENTS):
+        yield from read_shard(path, record)
+
+
+def read_shard(path: Path, record: type[Record]) -> Iterator[Record]:
+    """Stream the records of one shard."""
+    names = schema_of(record).names
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group, columns=names).to_pylist():
+                yield record(**row)
+
+
+def schema_of(record: type[Any]) -> pa.Schema:
+    """Arrow columns of a dataclass, in the order of its fields."""
+    return pa.schema([pa.field(field.name, COLUMN_TYPES[str(field.type)]) for field in fields(record)])

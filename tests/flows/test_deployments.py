@@ -36,6 +36,7 @@ def test_each_recipe_has_a_deployment_and_only_the_nightly_a_schedule(ws: Worksp
     assert [(each.name, each.cron) for each in planned] == [
         ("lifecycle/demo", None),
         ("lifecycle/small", None),
+        ("label/label", None),
         ("nightly/nightly", "30 3 * * *"),
     ]
     assert planned[-1].timezone == "Europe/Berlin"
@@ -171,7 +172,7 @@ def test_a_run_uses_the_last_commit_in_the_workers_worktree(served: tuple[Worksp
     place = ws.home / "workspaces" / "worker"
     assert json.loads((ws.home / "proof-5.json").read_text()) == {
         "flows": str(place / "flows" / "lifecycle.py"),
-        "llm_core": str(place / "llm_core" / "config.py"),
+        "llm_core": str(place / "llm_core" / "config" / "__init__.py"),
         "folder": str(place),
         "seed": 5,
     }

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from llm_core.data import Batches, DataError, in_order, open_tokens
+from llm_core.data import Batches, DataError, TokenShards, in_order, open_tokens
 
 IDS = np.arange(1000, dtype=np.uint16)  # the id is the position
 
 
 def batches(seed: int = 1, windows: int = 4, context: int = 10) -> Batches:
-    return Batches(IDS, context, windows, seed)
+    return Batches(TokenShards([IDS]), context, windows, seed)
 
 
 def test_targets_are_the_tokens_after_the_inputs() -> None:
@@ -52,21 +52,37 @@ def test_a_batch_may_span_two_epochs() -> None:
 
 def test_too_few_tokens_are_refused_with_what_to_do() -> None:
     with pytest.raises(DataError, match=r"20 training tokens .* windows of 10; add text or lower model.context"):
-        Batches(IDS[:20], context=10, windows=1, seed=0)
-    assert Batches(IDS[:21], context=10, windows=1, seed=0).windows_per_epoch == 1
+        Batches(TokenShards([IDS[:20]]), context=10, windows=1, seed=0)
+    assert Batches(TokenShards([IDS[:21]]), context=10, windows=1, seed=0).windows_per_epoch == 1
 
 
 def test_reading_in_order_gives_every_whole_window_once() -> None:
-    starts = torch.cat([inputs[:, 0] for inputs, _ in in_order(IDS[:95], 10, 4)])
+    starts = torch.cat([inputs[:, 0] for inputs, _ in in_order(TokenShards([IDS[:95]]), 10, 4)])
     assert starts.tolist() == list(range(0, 90, 10))
-    assert list(in_order(IDS[:10], 10, 4)) == []
+    assert list(in_order(TokenShards([IDS[:10]]), 10, 4)) == []
 
 
-def test_token_arrays_are_mapped_and_others_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "train.tokens.npy", IDS)
-    assert isinstance(open_tokens(tmp_path, "train"), np.memmap)
-    with pytest.raises(DataError, match="test.tokens.npy: no token array here"):
-        open_tokens(tmp_path, "test")
-    np.save(tmp_path / "test.tokens.npy", IDS.astype(np.float32))
+def test_shards_are_one_array_wherever_they_are_cut() -> None:
+    cuts = [0, 1, 1, 333, 334, 900, 1000]
+    cut = TokenShards([IDS[start:end] for start, end in zip(cuts, cuts[1:], strict=False)])
+    assert len(cut) == 1000
+    for start, stop in [(0, 1000), (0, 1), (1, 333), (332, 335), (899, 901), (5, 5), (990, 2000), (-3, None)]:
+        assert cut[start:stop].tolist() == IDS[start:stop].tolist()
+    whole = batches(windows=7)
+    assert all(torch.equal(Batches(cut, 10, 7, 1)[step][0], whole[step][0]) for step in range(30))
+
+
+def test_token_shards_are_mapped_in_order_and_others_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no token arrays here; run the tokenize stage again"):
+        open_tokens(tmp_path, "train")
+    np.save(tmp_path / "00001-00000.train.tokens.npy", IDS[600:])
+    np.save(tmp_path / "00000-00000.train.tokens.npy", IDS[:600])
+    assert open_tokens(tmp_path, "train")[:].tolist() == IDS.tolist()
+    assert isinstance(open_tokens(tmp_path, "train")[:600], np.memmap)
+    assert len(open_tokens(tmp_path, "validation")) == 0
+    np.save(tmp_path / "00000-00000.test.tokens.npy", IDS.astype(np.float32))
     with pytest.raises(DataError, match="1-D float32, a token array is 1-D uint16 or uint32"):
+        open_tokens(tmp_path, "test")
+    (tmp_path / "00000-00000.test.tokens.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"00000-00000\.test\.tokens\.npy: not a token array"):
         open_tokens(tmp_path, "test")

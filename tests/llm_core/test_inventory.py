@@ -7,13 +7,21 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 
 from llm_core import inventory as inventory_module
-from llm_core.inventory import Inventory, SourceError, resolve, take_inventory
+from llm_core.config import Collect
+from llm_core.inventory import Inventory
+from llm_core.inventory import take_inventory as take
+from llm_core.sources import SourceError, resolve
 
-SUFFIXES = (".txt", ".md")
+
+def take_inventory(sources: tuple[str, ...], base: Path, home: Path | None = None, **options: Any) -> Inventory:
+    cfg = Collect(**({"sources": sources, "suffixes": (".txt", ".md")} | options))
+    return take(cfg, base, home)
 
 
 @pytest.fixture
@@ -27,50 +35,90 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_files_are_listed_by_stable_names_with_size_and_sha256(base: Path) -> None:
-    taken = take_inventory(("./texts/",), SUFFIXES, base)
-    assert [file.path for file in taken.files] == ["texts/a.txt", "texts/sub/b.MD"]
-    assert [file.sha256 for file in taken.files] == [hashlib.sha256(text).hexdigest() for text in (b"one", b"two")]
+    taken = take_inventory(("./texts/",), base)
+    expected = {"texts/a.txt": b"one", "texts/sub/b.MD": b"two"}
+    assert {file.path: file.sha256 for file in taken.files} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in expected.items()
+    }
     assert taken.bytes == 6
 
 
 def test_the_digest_follows_the_content_and_not_the_place(base: Path, tmp_path: Path) -> None:
-    first = take_inventory(("texts",), SUFFIXES, base)
+    first = take_inventory(("texts",), base)
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     (base / "texts").rename(moved / "texts")
-    assert take_inventory(("texts",), SUFFIXES, moved).digest == first.digest
+    assert take_inventory(("texts",), moved).digest == first.digest
     (moved / "texts" / "a.txt").write_text("onE")
-    assert take_inventory(("texts",), SUFFIXES, moved).digest != first.digest
+    assert take_inventory(("texts",), moved).digest != first.digest
 
 
 def test_overlapping_sources_name_a_file_once(base: Path) -> None:
-    taken = take_inventory(("texts", "texts/sub", "texts/a.txt"), SUFFIXES, base)
-    assert [file.path for file in taken.files] == ["texts/a.txt", "texts/sub/b.MD"]
+    taken = take_inventory(("texts", "texts/sub", "texts/a.txt"), base)
+    assert sorted(file.path for file in taken.files) == ["texts/a.txt", "texts/sub/b.MD"]
 
 
-def test_files_keep_the_order_of_their_sources(base: Path) -> None:
-    (base / "a-later").mkdir()
-    (base / "a-later" / "z.txt").write_text("z")
-    taken = take_inventory(("texts", "a-later"), SUFFIXES, base)
-    assert [file.path for file in taken.files] == ["texts/a.txt", "texts/sub/b.MD", "a-later/z.txt"]
+def test_the_order_is_that_of_the_content_whatever_names_listing_and_sources_say(base: Path) -> None:
+    (base / "later").mkdir()
+    (base / "later" / "z.txt").write_text("z")
+    taken = take_inventory(("texts", "later"), base)
+    assert [file.sha256 for file in taken.files] == sorted(file.sha256 for file in taken.files)
+    assert take_inventory(("later", "texts"), base) == taken
 
 
-def test_the_order_is_not_the_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["b.txt", "a.txt", "c.txt"]
-    for name in names:
-        (tmp_path / name).write_text(name)
-    monkeypatch.setattr(inventory_module.os, "walk", lambda folder, **_: [(folder, [], names)])
-    assert [file.path for file in take_inventory((".",), SUFFIXES, tmp_path).files] == ["a.txt", "b.txt", "c.txt"]
+def test_new_files_are_a_batch_behind_the_earlier_ones_and_stay_there(base: Path) -> None:
+    home = base / "home"
+    first = take_inventory(("texts",), base, home)
+    for number in range(20):
+        (base / "texts" / f"new{number}.txt").write_text(f"new {number}")
+    second = take_inventory(("texts",), base, home)
+    assert second.files[:2] == first.files and [file.batch for file in second.files] == [0, 0, *[1] * 20]
+    (base / "texts" / "newest.txt").write_text("newest")
+    third = take_inventory(("texts",), base, home)
+    assert third.files[:-1] == second.files and third.files[-1].batch == 2
+    assert take_inventory(("texts",), base, home) == third
+
+
+def test_a_changed_file_arrives_anew(base: Path) -> None:
+    take_inventory(("texts",), base, base / "home")
+    (base / "texts" / "a.txt").write_text("one more")
+    assert [(file.path, file.batch) for file in take_inventory(("texts",), base, base / "home").files] == [
+        ("texts/sub/b.MD", 0),
+        ("texts/a.txt", 1),
+    ]
+
+
+def test_a_fresh_machine_keeps_the_batches_of_the_inventory_that_it_was_given(base: Path) -> None:
+    take_inventory(("texts",), base, base / "home")
+    (base / "texts" / "0.txt").write_text("new")
+    taken = take_inventory(("texts",), base, base / "home")
+    taken.write(base / "inventory.json")
+    cfg = Collect(sources=("texts",), suffixes=(".txt", ".md"))
+    assert take(cfg, base, base / "elsewhere", earlier=base / "inventory.json") == taken
+    assert take(cfg, base, base / "nowhere") != taken
+
+
+def test_batches_count_from_zero_when_the_oldest_are_gone(base: Path) -> None:
+    take_inventory(("texts",), base, base / "home")
+    (base / "texts" / "new.txt").write_text("new")
+    take_inventory(("texts",), base, base / "home")
+    only = take_inventory(("texts/new.txt",), base, base / "home")
+    assert [(file.path, file.batch) for file in only.files] == [("texts/new.txt", 0)]
+
+
+def test_suites_are_listed_apart_and_are_no_data(base: Path) -> None:
+    taken = take_inventory(("texts",), base, suites=("texts/sub",))
+    assert [(file.path, file.suite) for file in taken.files] == [("texts/a.txt", ""), ("texts/sub/b.MD", "texts/sub")]
 
 
 def test_a_file_named_directly_is_taken_whatever_its_suffix(base: Path) -> None:
-    assert take_inventory(("texts/sub/c.bin",), SUFFIXES, base).files[0].path == "texts/sub/c.bin"
+    assert take_inventory(("texts/sub/c.bin",), base).files[0].path == "texts/sub/c.bin"
 
 
 def test_what_is_written_is_read_back_and_is_the_same_bytes_every_time(base: Path) -> None:
-    taken = take_inventory(("texts",), SUFFIXES, base)
+    taken = take_inventory(("texts",), base)
     taken.write(base / "one.json")
-    take_inventory(("texts",), SUFFIXES, base).write(base / "two.json")
+    take_inventory(("texts",), base).write(base / "two.json")
     assert Inventory.read(base / "one.json", base) == taken
     assert (base / "one.json").read_bytes() == (base / "two.json").read_bytes()
     assert str(base) not in (base / "one.json").read_text()
@@ -78,27 +126,27 @@ def test_what_is_written_is_read_back_and_is_the_same_bytes_every_time(base: Pat
 
 def test_unchanged_files_are_not_read_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory_module, "SETTLED_SECONDS", -1.0)
-    first = take_inventory(("texts",), SUFFIXES, base, base / "memo")
+    first = take_inventory(("texts",), base, base / "memo")
 
     def refuse(*_: object) -> None:
         raise AssertionError("a remembered file was read")
 
     with monkeypatch.context() as patch:
         patch.setattr(hashlib, "file_digest", refuse)
-        assert take_inventory(("texts",), SUFFIXES, base, base / "memo") == first
+        assert take_inventory(("texts",), base, base / "memo") == first
 
 
 def test_an_edit_that_keeps_size_and_modification_time_is_noticed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory_module, "SETTLED_SECONDS", -1.0)
-    first = take_inventory(("texts",), SUFFIXES, base, base / "memo")
+    first = take_inventory(("texts",), base, base / "memo")
     (base / "texts" / "a.txt").write_text("ONE")
     os.utime(base / "texts" / "a.txt", (1, 1))
-    assert take_inventory(("texts",), SUFFIXES, base, base / "memo").digest != first.digest
+    assert take_inventory(("texts",), base, base / "memo").digest != first.digest
 
 
 def test_a_file_changed_a_moment_ago_is_not_remembered(base: Path) -> None:
     (base / "texts" / "a.txt").write_text("now")
-    take_inventory(("texts",), SUFFIXES, base, base / "memo")
+    take_inventory(("texts",), base, base / "memo")
     assert (
         not (base / "memo" / "inventory.json").exists() or "a.txt" not in (base / "memo" / "inventory.json").read_text()
     )
@@ -108,8 +156,8 @@ def test_a_damaged_memo_costs_time_and_nothing_else(base: Path, monkeypatch: pyt
     monkeypatch.setattr(inventory_module, "SETTLED_SECONDS", -1.0)
     (base / "memo").mkdir()
     (base / "memo" / "inventory.json").write_text("{broken")
-    taken = take_inventory(("texts",), SUFFIXES, base, base / "memo")
-    assert taken == take_inventory(("texts",), SUFFIXES, base)
+    taken = take_inventory(("texts",), base, base / "memo")
+    assert taken == take_inventory(("texts",), base)
     assert json.loads((base / "memo" / "inventory.json").read_text())["files"]
 
 
@@ -119,7 +167,7 @@ def test_package_data_is_found_without_running_the_package(tmp_path: Path, monke
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     (package / "data" / "x.txt").write_text("text")
     monkeypatch.syspath_prepend(str(tmp_path))
-    taken = take_inventory(("pkg://loudpackage/data",), SUFFIXES, tmp_path)
+    taken = take_inventory(("pkg://loudpackage/data",), tmp_path)
     assert [file.path for file in taken.files] == ["pkg://loudpackage/data/x.txt"]
     assert resolve(taken.files[0].path, Path("/nowhere")) == package / "data" / "x.txt"
     assert "loudpackage" not in sys.modules
@@ -137,12 +185,12 @@ def test_package_data_is_found_without_running_the_package(tmp_path: Path, monke
 )
 def test_a_source_that_cannot_be_found_is_named_with_what_to_do(base: Path, source: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
-        take_inventory((source,), SUFFIXES, base)
+        take_inventory((source,), base)
 
 
 def test_an_empty_corpus_is_an_error_that_names_the_suffixes(base: Path) -> None:
     with pytest.raises(SourceError, match=r"texts: no file ending in \.csv"):
-        take_inventory(("texts",), (".csv",), base)
+        take_inventory(("texts",), base, suffixes=(".csv",))
 
 
 def test_a_folder_that_cannot_be_read_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,25 +199,85 @@ def test_a_folder_that_cannot_be_read_is_named(base: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(SourceError, match=r"texts: cannot read .*Permission denied"):
-        take_inventory(("texts",), SUFFIXES, base)
+        take_inventory(("texts",), base)
 
 
-def test_a_broken_link_and_a_pipe_are_errors_and_no_hang(base: Path) -> None:
-    (base / "texts" / "gone.txt").symlink_to(base / "nothing")
-    with pytest.raises(SourceError, match=r"texts/gone\.txt: cannot be read"):
-        take_inventory(("texts",), SUFFIXES, base)
-    (base / "texts" / "gone.txt").unlink()
+def test_what_cannot_be_read_is_listed_with_the_reason_and_is_no_hang(base: Path) -> None:
+    for name, target in {"gone.txt": "nothing", "loop1.txt": "loop2.txt", "loop2.txt": "loop1.txt"}.items():
+        (base / "texts" / name).symlink_to(target)
+    (base / "texts" / "around").symlink_to(base / "texts")
     os.mkfifo(base / "texts" / "pipe.txt")
-    with pytest.raises(SourceError, match=r"texts/pipe\.txt: is no regular file"):
-        take_inventory(("texts",), SUFFIXES, base)
+    (base / "texts" / os.fsdecode(b"bad\xff.txt")).write_text("text")
+    problems = {
+        file.path: file.problem for file in take_inventory(("texts",), base, base / "home").files if file.problem
+    }
+    assert problems == {
+        "texts/gone.txt": "cannot be read (No such file or directory)",
+        "texts/loop1.txt": "cannot be read (Too many levels of symbolic links)",
+        "texts/loop2.txt": "cannot be read (Too many levels of symbolic links)",
+        "texts/pipe.txt": "is no regular file (a pipe, socket or device)",
+        "texts/bad\\xff.txt": "has a name that is not UTF-8",
+    }
+
+
+def test_globs_and_compressed_files_are_found(base: Path) -> None:
+    (base / "texts" / "c.txt.gz").write_text("c")
+    (base / "texts" / "d.bin.gz").write_text("d")
+    assert {file.path for file in take_inventory(("texts",), base).files} == {
+        "texts/a.txt",
+        "texts/c.txt.gz",
+        "texts/sub/b.MD",
+    }
+    assert [file.path for file in take_inventory(("texts/**/c*",), base).files] == ["texts/c.txt.gz", "texts/sub/c.bin"]
+
+
+def test_files_behind_a_url_are_kept_and_not_fetched_twice(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = fsspec.filesystem("memory")
+    remote.pipe({"/corpus/a.txt": b"one", "/corpus/b.bin": b"no", "/corpus/deep/c.txt": b"three"})
+    taken = take_inventory(("memory://corpus",), base, base / "home")
+    assert {(file.path, file.bytes) for file in taken.files} == {
+        ("memory:///corpus/a.txt", 3),
+        ("memory:///corpus/deep/c.txt", 5),
+    }
+    kept = base / "home" / "downloads" / hashlib.sha256(b"one").hexdigest()
+    assert kept.read_bytes() == b"one"
+    with monkeypatch.context() as patch:
+        patch.setattr(inventory_module, "download", lambda *_: pytest.fail("fetched again"))
+        assert take_inventory(("memory://corpus",), base, base / "home") == taken
+    remote.pipe("/corpus/a.txt", b"changed")
+    assert take_inventory(("memory://corpus/*.txt",), base, base / "home").files[0].bytes == 7
+    with pytest.raises(SourceError, match=r"memory:///corpus/a\.txt: changed after the inventory was taken"):
+        inventory_module.download("memory:///corpus/a.txt", base / "home", expected="0" * 64)
+
+
+def test_the_files_of_a_data_sets_configuration_and_split_are_taken(base: Path) -> None:
+    for name in ("train", "test"):
+        (base / "set").mkdir(exist_ok=True)
+        (base / "set" / f"{name}.csv").write_text(f"text\nfrom {name}\n")
+    (base / "set" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n  - {split: train, path: train.csv}\n"
+        "  - {split: held, path: test.csv}\n---\n"
+    )
+    assert [file.path for file in take_inventory(("dataset://set",), base).files] == ["set/train.csv"]
+    held = take_inventory(("dataset://set?config=main&split=held",), base)
+    assert [file.path for file in held.files] == ["set/test.csv"]
+    wrong = {"?split=no": r"no split 'no'; it has train, held", "?config=no": "no such data set"}
+    for source, message in wrong.items():
+        with pytest.raises(SourceError, match=message):
+            take_inventory((f"dataset://set{source}",), base)
+
+
+def test_a_url_that_nothing_reads_is_named(base: Path) -> None:
+    with pytest.raises(SourceError, match=r"nothing://here: .*change|nothing://here: cannot be listed"):
+        take_inventory(("nothing://here",), base)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not an inventory"),
-        ('{"format": 1, "files": [{"path": "a"}]}', "not an inventory"),
-        ('{"format": 2}', "format 2, this version reads 1"),
+        ('{"format": 2, "files": [{"path": "a"}]}', "not an inventory"),
+        ('{"format": 1}', "format 1, this version reads 2"),
     ],
 )
 def test_a_damaged_inventory_is_refused(tmp_path: Path, content: str, message: str) -> None:

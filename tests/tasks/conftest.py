@@ -40,7 +40,7 @@ def write_texts(folder: Path) -> None:
 def own_inventory(tmp_path: Path) -> Inventory:
     """The corpus in a folder that a test may change."""
     write_texts(tmp_path / "texts")
-    return take_inventory(COLLECT.sources, COLLECT.suffixes, tmp_path)
+    return take_inventory(COLLECT, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def inventory(base: Path) -> Inventory:
-    return take_inventory(COLLECT.sources, COLLECT.suffixes, base)
+    return take_inventory(COLLECT, base)
 
 
 @pytest.fixture(scope="session")

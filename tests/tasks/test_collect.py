@@ -2,48 +2,122 @@
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_core.artifact import Artifact, Draft
-from llm_core.config import Collect
-from llm_core.inventory import Inventory, SourceError, take_inventory
+from llm_core.config import Collect, Workers
+from llm_core.inventory import Inventory, take_inventory
+from llm_core.sources import SourceError
+from llm_core.text import gather
 from llm_core.text.document import Document
-from llm_core.text.shards import read_documents
+from llm_core.text.shards import (
+    DOCUMENTS,
+    REJECTED,
+    STRUCTURE,
+    Rejected,
+    Structure,
+    read_documents,
+    read_shard,
+    shards,
+)
 from tasks.collect import collect
+from tests.tasks.conftest import COLLECT
 
 
-def _collect(inventory: Inventory, target: Path, **values: object) -> Artifact:
-    with Draft(target, "documents", "collect") as out:
+def _collect(inventory: Inventory, target: Path, memo: Path | None = None, **values: object) -> Artifact:
+    with Draft(target, "documents", "collect", memo=memo) as out:
         return collect(Collect(sources=("texts",), license="free", **values), inventory, out)
 
 
+def _rejected(artifact: Artifact) -> Iterator[Rejected]:
+    return (entry for shard in shards(artifact.path, REJECTED) for entry in read_shard(shard, Rejected))
+
+
 def test_every_file_is_kept_or_rejected_with_its_reason(collected: Artifact) -> None:
-    assert collected.stats == {
-        "records_in": 35,
-        "kept": 33,
-        "rejected": {"empty": 1, "not_utf8": 1},
-        "bytes": collected.stats["bytes"],
-    }
+    stats = dict(collected.stats)
+    assert stats.pop("bytes") > 0
+    assert stats == {"files": 35, "batches": 1, "records_in": 35, "kept": 34, "rejected": {"empty": 1}}
 
 
-def test_kept_and_rejected_byte_ranges_tile_the_files(collected: Artifact, inventory: Inventory) -> None:
-    kept = [(entry.source, entry.start, entry.end, entry.sha256) for entry in read_documents(collected.path, Document)]
-    lines = (collected.path / "rejected.jsonl").read_text().splitlines()
-    lost = [tuple(json.loads(line)[key] for key in ("source", "start", "end", "sha256")) for line in lines]
-    assert sorted(kept + lost) == [(file.path, 0, file.bytes, file.sha256) for file in inventory.files]
+def test_kept_rejected_and_structure_tile_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "one"}\n\n{"text": 2}\nnot json\n{"text": "two"}')
+    (folder / "b.csv").write_text('text,n\n"a, ""b""\nc",1\nd\ne,2\n')
+    (folder / "c.txt").write_bytes(b"\xef\xbb\xbfplain text")
+    inventory = take_inventory(Collect(sources=("texts",)), tmp_path)
+    made = _collect(inventory, tmp_path / "out")
+    ranges: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    pieces = [
+        *read_documents(made.path, Document),
+        *_rejected(made),
+        *(entry for shard in shards(made.path, STRUCTURE) for entry in read_shard(shard, Structure)),
+    ]
+    for piece in pieces:
+        ranges[piece.source].append((piece.start, piece.end))
+    for file in inventory.files:
+        found = sorted(ranges[file.path])
+        assert [start for start, _ in found] == [0, *(end for _, end in found)][:-1], file.path
+        assert found[-1][1] == file.bytes
+    assert made.stats["kept"] == 5 and made.stats["rejected"] == {"no_text": 1, "not_json": 1, "wrong_columns": 1}
 
 
-def test_documents_carry_the_licence_and_are_in_the_order_of_their_names(collected: Artifact) -> None:
+def test_documents_carry_the_licence_and_are_in_the_order_of_their_content(collected: Artifact) -> None:
     documents = list(read_documents(collected.path, Document))
     assert {document.license for document in documents} == {"free"}
-    assert [document.source for document in documents] == sorted(document.source for document in documents)
+    assert [document.sha256 for document in documents] == sorted(document.sha256 for document in documents)
 
 
-def test_a_second_run_makes_the_same_artifact(inventory: Inventory, collected: Artifact, tmp_path: Path) -> None:
-    assert _collect(inventory, tmp_path / "again").digest == collected.digest
+@pytest.mark.parametrize("workers", [Workers(kind="serial"), Workers(count=2), Workers(kind="threads", count=4)])
+def test_neither_workers_nor_parts_found_change_the_artifact(
+    workers: Workers, tmp_path: Path, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "PART_FILES", 4)
+    alone = _collect(inventory, tmp_path / "alone")
+    assert len(shards(alone.path, DOCUMENTS)) == 9
+    for attempt in ("first", "again"):
+        with Draft(tmp_path / attempt, "documents", "collect", memo=tmp_path / "memo", workers=workers) as out:
+            assert collect(COLLECT, inventory, out).digest == alone.digest
+
+
+def test_a_new_batch_leaves_the_shards_of_the_earlier_ones_alone(own_inventory: Inventory, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first = _collect(take_inventory(COLLECT, tmp_path, home), tmp_path / "first", tmp_path / "memo")
+    for number in range(3):
+        (tmp_path / "texts" / f"new{number}.txt").write_text(f"a new text, number {number}")
+    inventory = take_inventory(COLLECT, tmp_path, home)
+    second = _collect(inventory, tmp_path / "second", tmp_path / "memo")
+    earlier = {name: facts for name, facts in first.files.items() if name.endswith(".parquet")}
+    assert earlier.items() <= second.files.items() and len(second.files) == len(earlier) + 1
+    assert _collect(inventory, tmp_path / "anew").digest == second.digest
+    name = shards(first.path, DOCUMENTS)[0].name
+    assert (first.path / name).samefile(second.path / name)
+
+
+def test_suites_are_gathered_apart(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a document")
+    (tmp_path / "suite.jsonl").write_text('{"text": "a question"}\n{"text": "another"}\n')
+    cfg = Collect(sources=("texts",), suites=("suite.jsonl",))
+    with Draft(tmp_path / "out", "documents", "collect") as out:
+        made = collect(cfg, take_inventory(cfg, tmp_path), out)
+    assert [document.text for document in read_documents(made.path, Document)] == ["a document"]
+    items = [document.text for document in read_documents(made.path / "suites" / "000", Document)]
+    assert items == ["a question", "another"]
+    assert made.stats["records_in"] == 1
+
+
+def test_an_unreadable_file_is_one_rejected_record(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a document")
+    (tmp_path / "texts" / "loop.txt").symlink_to("loop.txt")
+    made = _collect(take_inventory(COLLECT, tmp_path), tmp_path / "out")
+    assert made.stats["rejected"] == {"unreadable": 1} and made.stats["records_in"] == 2
+    assert [entry.detail for entry in _rejected(made)] == ["cannot be read (Too many levels of symbolic links)"]
 
 
 def test_a_file_that_changed_after_the_inventory_stops_the_stage(own_inventory: Inventory, tmp_path: Path) -> None:
@@ -56,18 +130,10 @@ def test_a_file_that_changed_after_the_inventory_stops_the_stage(own_inventory: 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_too_large_for_a_document_is_rejected(inventory: Inventory, tmp_path: Path) -> None:
-    largest = max(file.bytes for file in inventory.files)
-    stats = _collect(inventory, tmp_path / "new", max_document_bytes=largest - 1).stats
-    assert stats["rejected"]["too_large"] == 1
-    assert stats["records_in"] == stats["kept"] + sum(stats["rejected"].values())
-
-
 def test_a_corpus_without_one_good_document_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "texts" / "a.txt").write_bytes(b"\x7fELF\0\0\0")
     (tmp_path / "texts" / "b.txt").write_text("")
-    inventory = take_inventory(("texts",), (".txt",), tmp_path)
-    with pytest.raises(SourceError, match=r"texts: no document to keep \(1 empty, 1 not_utf8\)"):
-        _collect(inventory, tmp_path / "new")
+    with pytest.raises(SourceError, match=r"texts: no document to keep \(1 binary, 1 empty\)"):
+        _collect(take_inventory(COLLECT, tmp_path), tmp_path / "new")
     assert not (tmp_path / "new").exists()

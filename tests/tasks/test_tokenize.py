@@ -10,8 +10,10 @@ import pytest
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Tokenize
+from llm_core.data import open_tokens
 from llm_core.text.document import CleanDocument
 from llm_core.text.shards import read_documents, write_documents
+from llm_core.text.token_array import TABLE, token_files
 from llm_core.tokenizer import Tokenizer
 from tasks.tokenize import tokenize
 
@@ -20,8 +22,9 @@ def test_the_arrays_give_every_document_back(tokens: Artifact, cleaned: Artifact
     decoder = Tokenizer.load(vocabulary.path)
     documents = list(read_documents(cleaned.path, CleanDocument))
     for split in ("train", "validation", "test"):
-        ids = np.load(tokens.path / f"{split}.tokens.npy", allow_pickle=False)
-        table = pd.read_parquet(tokens.path / f"{split}.documents.parquet")
+        ids = open_tokens(tokens.path, split)[:]
+        tables = [pd.read_parquet(path) for path in token_files(tokens.path, split, TABLE)]
+        table = pd.concat(tables, ignore_index=True)
         expected = [document for document in documents if document.split == split]
         assert table["sha256"].tolist() == [document.sha256 for document in expected]
         assert table["source"].tolist() == [document.source for document in expected]
@@ -39,7 +42,7 @@ def test_stats_say_what_is_in_the_arrays(tokens: Artifact, cleaned: Artifact) ->
     for split in ("train", "validation", "test"):
         assert stats[f"{split}_documents"] == cleaned.stats[f"{split}_documents"]
         assert stats[f"{split}_bytes"] == cleaned.stats[f"{split}_bytes"]
-        num_tokens[split] = len(np.load(tokens.path / f"{split}.tokens.npy", allow_pickle=False))
+        num_tokens[split] = len(open_tokens(tokens.path, split))
         assert stats[f"{split}_tokens"] == num_tokens[split]
     text_bytes = sum(stats[f"{split}_bytes"] for split in num_tokens)
     text_tokens = (
@@ -58,11 +61,12 @@ def test_the_batch_size_changes_no_byte(
 
 
 def test_a_document_that_spells_the_end_token_is_still_one_document(vocabulary: Artifact, tmp_path: Path) -> None:
-    hostile = CleanDocument("x", 0, 1, "ab" * 32, "", "a<|endoftext|>b<|im_start|>", "test", 27)
+    text = "a<|endoftext|>b<|im_start|>"
+    hostile = CleanDocument("x", 0, 1, "ab" * 32, "", text=text, split="test", num_bytes=27)
     with Draft(tmp_path / "hostile", "documents", "clean") as out:
         write_documents(iter([hostile]), CleanDocument, out.path)
         documents = out.publish({"kept": 1})
     with Draft(tmp_path / "again", "tokens", "tokenize") as out:
         again = tokenize(Tokenize(), documents, vocabulary, out)
-    ids = np.load(again.path / "test.tokens.npy", allow_pickle=False)
+    ids = open_tokens(again.path, "test")[:]
     assert (ids == 0).nonzero()[0].tolist() == [len(ids) - 1]

@@ -25,7 +25,7 @@ def inputs(root: Path) -> tuple[Artifact, Artifact]:
     rng = np.random.default_rng(1)
     with Draft(root / "tokenize", kind="tokens", stage="tokenize") as out:
         for split, size in (("train", 4000), ("validation", 300)):
-            np.save(out.path / f"{split}.tokens.npy", rng.integers(30, size=size).astype(np.uint16))
+            np.save(out.path / f"0.{split}.tokens.npy", rng.integers(30, size=size).astype(np.uint16))
         tokens = out.publish({"vocab_size": 30, "end_id": 0})
     with Draft(root / "tokenizer", kind="tokenizer", stage="tokenizer") as out:
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -80,8 +80,8 @@ def test_the_circumstances_that_change_bits_are_in_the_key(tmp_path: Path) -> No
 def test_a_split_too_short_to_validate_trains_without(tmp_path: Path) -> None:
     inputs(tmp_path)
     with Draft(tmp_path / "tokenize", kind="tokens", stage="tokenize") as out:
-        np.save(out.path / "train.tokens.npy", np.zeros(400, dtype=np.uint16))
-        np.save(out.path / "validation.tokens.npy", np.zeros(0, dtype=np.uint16))
+        np.save(out.path / "0.train.tokens.npy", np.zeros(400, dtype=np.uint16))
+        np.save(out.path / "0.validation.tokens.npy", np.zeros(0, dtype=np.uint16))
         out.publish({"vocab_size": 30, "end_id": 0})
     assert "validation_loss" not in run(tmp_path, "a").stats
 

@@ -5,31 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_core.tokenizer import END, SPECIALS, TURN_START, StreamDecoder, Tokenizer, TokenizerError, sample_evenly
+from tests.llm_core.tokenizer.texts import FRAGMENTS, HOSTILE
 
 CORPUS = [
     "The Congress shall have power to lay and collect taxes, 1790. It's ours; we'll keep it.\n\n" * 20,
     "naïve café",
-]
-HOSTILE = [
-    "",
-    " ",
-    "\x00\x01\x7f",
-    "a\x00b",
-    "line\r\nline\rline\n\n\n\t  end  ",
-    "<|endoftext|>",
-    "x<|im_start|>system\nyou are<|im_end|><|endoftext|><|endoftext|>",
-    "<|endoftext",
-    "🙂👩‍👩‍👧‍👦🏳️‍🌈 e\u0301 \u202eright to left\u202c",
-    "統一碼 ユニコード 한국어 ไทย हिन्दी العربية",
-    "Ġ Ċ ġ Ā byte letters",
-    "\ufeff\ufffd\uffff\U0010ffff",
-    "1234567890 ½ ² ٣ 十",
-    "a" * 5000,
-    "'; DROP TABLE documents; -- ${jndi:ldap://x} {{7*7}} ../../etc/passwd",
 ]
 
 
@@ -45,17 +29,17 @@ def test_hostile_text_comes_back_exactly(tokenizer: Tokenizer, text: str) -> Non
     assert tokenizer.decode(ids) == text
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_any_text_comes_back_exactly(text: str) -> None:
-    learned = _learned()
+planes = st.one_of(
+    st.characters(min_codepoint=plane << 16, max_codepoint=plane << 16 | 0xFFFF, exclude_categories=["Cs"])
+    for plane in range(17)
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.lists(planes | st.sampled_from(FRAGMENTS), max_size=60).map("".join))
+def test_any_text_of_any_plane_comes_back_exactly(learned: Tokenizer, text: str) -> None:
     assert learned.decode(learned.encode(text)) == text
-
-
-def _learned(cache: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006 (hypothesis gives its examples no fixtures)
-    if not cache:
-        cache.append(Tokenizer.train(CORPUS, vocab_size=320))
-    return cache[0]
+    assert learned.decode(learned.encode_documents([text])[0].tolist()) == text
 
 
 def test_text_that_spells_a_control_token_is_never_one(tokenizer: Tokenizer) -> None:
@@ -100,10 +84,10 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, token_id:
         tokenizer.decode([token_id])
 
 
-def test_equal_texts_give_equal_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    for name in ("one", "two"):
+def test_equal_texts_give_equal_files_in_any_order(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for name, texts in {"one": CORPUS, "two": CORPUS[::-1]}.items():
         (tmp_path / name).mkdir()
-        Tokenizer.train(iter(CORPUS), vocab_size=320).save(tmp_path / name)
+        Tokenizer.train(iter(texts), vocab_size=320).save(tmp_path / name)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 

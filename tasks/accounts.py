@@ -1,0 +1,44 @@
+"""What people need to see of a data stage: the quarantine of its rejected records, and a report on clean data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_core.artifact import Artifact, Observer
+from llm_core.config import Recipe
+from llm_core.inventory import Inventory
+from llm_core.text.contract import ContractError
+from tasks.data_report import data_report
+from tasks.quarantine import fill_quarantine
+from tasks.stages import Stage, run_stage
+from tasks.workspace import Workspace
+
+
+def account(ws: Workspace, recipe: Recipe, artifact: Artifact) -> Path | None:
+    """Quarantine what a stage rejected, and write the report where it made clean data; the report's place."""
+    if artifact.stage == "collect":
+        _quarantine(ws, recipe, artifact)
+    if artifact.stage != "clean":
+        return None
+    collected = Artifact.peek(ws.out / "collect")
+    quarantined = [*_quarantine(ws, recipe, collected), *_quarantine(ws, recipe, artifact)]
+    return data_report(artifact, quarantined, report_place(ws, artifact))
+
+
+def make(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -> Artifact:
+    """Run a stage; data that break their contract are set aside with a report, and the last good ones stay."""
+    try:
+        return run_stage(stage, recipe, ws, observer)
+    except ContractError as broken:
+        report = account(ws, recipe, Artifact.open(ws.refused / stage.name, stage.makes))
+        raise ContractError(f"{broken}\nthe last good data stay; a report on the refused ones: {report}") from None
+
+
+def report_place(ws: Workspace, artifact: Artifact) -> Path:
+    """Where the report on a clean artifact lies; private."""
+    return ws.home / "reports" / f"{artifact.digest[:16]}.html"
+
+
+def _quarantine(ws: Workspace, recipe: Recipe, artifact: Artifact) -> list[Path]:
+    inventory = Inventory.read(ws.inventory, ws.project, ws.sources)
+    return fill_quarantine(ws.quarantine, artifact, inventory, recipe.collect.max_expansion)
