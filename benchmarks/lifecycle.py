@@ -8,20 +8,22 @@ decision and served answer, and prints the summary. A ratio above 1 means that o
 
 from __future__ import annotations
 
+# ruff: noqa: E402
+import os
+import sys
+
+# The folder's tokenize.py must not stand in for the standard library's.
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 import argparse
 import json
-import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-# Not beside the others: the folder's tokenize.py must not stand in for the standard library's.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from tests.conftest import make_project, project_environment  # noqa: E402
+from tests.conftest import make_project, project_environment
 
 OURS = (sys.executable, "-m", "flows.cli", "run", "tiny", "--json")
 PEER = (sys.executable, "-m", "dvc", "repro")

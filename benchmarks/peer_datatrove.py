@@ -62,9 +62,9 @@ def verdict(rule: object, text: str) -> str:
 
 
 def clean(texts: list[str]) -> list[int]:
-    """The chain of filters; numbers of the documents that are kept."""
-    kept = C4QualityFilter().run(GopherRepetitionFilter().run(GopherQualityFilter().run(stream(texts))))
-    return [int(document.id) for document in kept]
+    """The chain of filters, then near-duplicate removal on what it keeps; numbers of the documents that are left."""
+    kept = list(C4QualityFilter().run(GopherRepetitionFilter().run(GopherQualityFilter().run(stream(texts)))))
+    return [int(kept[row].id) for row in minhash([document.text for document in kept])]
 
 
 def minhash(texts: list[str]) -> list[int]:

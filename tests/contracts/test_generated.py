@@ -47,7 +47,7 @@ def test_the_shipped_inventory_is_the_demos(tmp_path: Path) -> None:
     demo = load_recipe("demo", CONFIGS)
     (tmp_path / "inventory.json").write_text(committed(CONFIGS / "inventory.json"), encoding="utf-8")
     shipped = Inventory.read(tmp_path / "inventory.json", ROOT)
-    assert shipped == take_inventory(demo.collect.sources, demo.collect.suffixes, ROOT)
+    assert shipped == take_inventory(demo.collect, ROOT)
 
 
 def test_the_schema_for_editors_is_the_recipe_classes() -> None:

@@ -90,7 +90,13 @@ def typed_run(servers: Servers, summary: dict[str, Any], browser: tuple[BrowserC
 def test_the_deployments_page_shows_every_recipe_and_when_the_nightly_runs(servers: Servers, page: Page) -> None:
     rows = open_deployments(page, servers)
     shown = {tuple(row.get_by_role("link").all_inner_texts()[:2]) for row in rows.all()}
-    assert shown == {("demo", "lifecycle"), ("small", "lifecycle"), ("tiny", "lifecycle"), ("nightly", "nightly")}
+    assert shown == {
+        ("demo", "lifecycle"),
+        ("small", "lifecycle"),
+        ("tiny", "lifecycle"),
+        ("nightly", "nightly"),
+        ("label", "label"),
+    }
     rows.filter(has_text="nightly").get_by_text("+1").last.hover()
     expect(page.get_by_role("tooltip", name=CRON_IN_WORDS)).to_be_visible()
 

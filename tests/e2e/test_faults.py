@@ -69,7 +69,7 @@ elif point == "promoted, aliases not moved":
     dies(champions, "project", after=False)
 elif point == "artifact published, DVC not told":
     from tasks import update
-    dies(update, "run_stage", when=lambda stage, *rest: stage.name == "clean")
+    dies(update, "make", when=lambda stage, *rest: stage.name == "clean")
 else:
     dies(orchestrate.Run, "report", when=lambda run, row: row.stage == point)
 from flows.cli import main
