@@ -89,6 +89,7 @@ def typed_run(servers: Servers, summary: dict[str, Any], browser: tuple[BrowserC
 
 def test_the_deployments_page_shows_every_recipe_and_when_the_nightly_runs(servers: Servers, page: Page) -> None:
     rows = open_deployments(page, servers)
+    expect(rows).to_have_count(5)
     shown = {tuple(row.get_by_role("link").all_inner_texts()[:2]) for row in rows.all()}
     assert shown == {
         ("demo", "lifecycle"),
