@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from llm_core.artifact import Artifact, Observer
 from llm_core.config import Recipe
 from llm_core.inventory import Inventory
+from llm_core.parts import Memo
 from llm_core.text.contract import ContractError
 from tasks.data_report import data_report
 from tasks.quarantine import fill_quarantine
@@ -28,10 +30,12 @@ def account(ws: Workspace, recipe: Recipe, artifact: Artifact) -> Path | None:
 def make(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -> Artifact:
     """Run a stage; data that break their contract are set aside with a report, and the last good ones stay."""
     try:
-        return run_stage(stage, recipe, ws, observer)
+        artifact = run_stage(stage, recipe, ws, observer)
     except ContractError as broken:
         report = account(ws, recipe, Artifact.open(ws.refused / stage.name, stage.makes))
         raise ContractError(f"{broken}\nthe last good data stay; a report on the refused ones: {report}") from None
+    Memo(ws.memo).prune(time.time())
+    return artifact
 
 
 def report_place(ws: Workspace, artifact: Artifact) -> Path:

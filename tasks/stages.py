@@ -135,7 +135,7 @@ def run_stage(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -
         code=source.code,
         observer=observer,
         scratch=scratch,
-        memo=ws.home / "memo",
+        memo=ws.memo,
         workers=recipe.workers,
         pins=ws.tokenizers,
         refused=ws.refused / stage.name,

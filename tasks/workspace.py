@@ -51,6 +51,11 @@ class Workspace:
         return self.home / "sources"
 
     @property
+    def memo(self) -> Path:
+        """Finished parts of data stages; a cache, never a dependency."""
+        return self.home / "memo"
+
+    @property
     def tokenizers(self) -> Path:
         """Tokenizers of registered models, a folder for each digest."""
         return self.home / "tokenizers"
