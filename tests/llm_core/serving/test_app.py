@@ -37,7 +37,7 @@ def streamed(text: str) -> list[dict[str, Any]]:
 
 
 def test_a_completion_names_the_version_and_counts_tokens(client: TestClient, model: LoadedModel) -> None:
-    response = ask(client)
+    response = ask(client, temperature=0)  # a sampled answer may end early by chance
     body = response.json()
     assert response.status_code == 200
     assert response.headers["x-tidemill-version"] == body["system_fingerprint"] == body["model"] == "tiny@1"
