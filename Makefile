@@ -10,7 +10,9 @@ export PYTHONDONTWRITEBYTECODE := 1
 RECIPE ?= demo
 # Two processes, a file of tests to each in turn: most of a test's time is one process that starts.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Compiled after pip, which would do it on one core; some packages hold tests and files of newer Pythons.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+COMPILE = $(BIN)/python -m compileall -q -j 0 -x '/tests/' $(VENV)/lib > /dev/null || true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run repro test check e2e soak bench generate lock clean
@@ -25,12 +27,14 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@echo "installing (a few minutes, once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e '.[demo]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	@echo "installing, with the tools for tests (a few minutes, once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e '.[demo,dev]'
+	@$(COMPILE)
 	@touch $(VENV)/.run $@
 
 run: setup       ## KEEP=1 leaves the model server running, RECIPE=... runs another recipe
