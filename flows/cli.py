@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.data_cli import clean
 from flows.label_cli import label_app
+from flows.options import Json, Overrides, RecipeName, recipe_named, workspace
 
 if TYPE_CHECKING:
     from llm_core.config import Recipe
@@ -35,12 +37,6 @@ app.add_typer(deployments_app, name="deployments")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(label_app, name="label")
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe of configs/, or the path of a YAML file.", metavar="RECIPE")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change one value, as in train.lr=3e-4; may be repeated.", metavar="KEY=VALUE"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
 Cron = Annotated[
     str | None, typer.Option(help="When the nightly runs (default: as before, at first 0 2 * * *).", metavar="CRON")
 ]
@@ -64,8 +60,8 @@ def run(
     from flows.local import run_lifecycle, serve_on
     from tasks.settled import settled
 
-    ws = _workspace()
-    chosen = _recipe(ws, recipe, overrides)
+    ws = workspace()
+    chosen = recipe_named(ws, recipe, overrides)
     if dry_run:
         report.print_plan(_plan(ws, chosen), as_json)
         return
@@ -85,8 +81,8 @@ def nightly(recipe: RecipeName = "nightly", overrides: Overrides = None, as_json
     from flows import report
     from flows.local import run_nightly
 
-    ws = _workspace()
-    outcome = run_nightly(ws, _recipe(ws, recipe, overrides))
+    ws = workspace()
+    outcome = run_nightly(ws, recipe_named(ws, recipe, overrides))
     if "skipped" in outcome:
         report.print_facts(outcome, as_json)
         return
@@ -107,8 +103,8 @@ def stage(
     from tasks.update import update
     from tasks.versioning import Versioning, only_run
 
-    ws = _workspace()
-    chosen, found = _recipe(ws, recipe, overrides), find_stage(name)
+    ws = workspace()
+    chosen, found = recipe_named(ws, recipe, overrides), find_stage(name)
     with only_run(ws), Terminal(name) as observer:
         chosen, _ = use_recipe(ws, chosen)
         result = update(found, chosen, ws, Versioning(ws), observer)
@@ -128,7 +124,7 @@ def up(
     """Keep Prefect, MLflow, a worker and the model server running, and apply the deployments."""
     from flows import report, supervisor
 
-    ws = _workspace()
+    ws = workspace()
     settings = supervisor.Settings(prefect_port, mlflow_port, model_port, line, cron, timezone)
     print("starting Prefect, MLflow, a worker and the model server ...", file=sys.stderr)
     fresh = supervisor.up(ws, settings)
@@ -141,7 +137,7 @@ def status(as_json: Json = False) -> None:
     """Show which servers run, where, since when."""
     from flows import report, supervisor
 
-    report.print_services(supervisor.status(_workspace().home), as_json)
+    report.print_services(supervisor.status(workspace().home), as_json)
 
 
 @app.command()
@@ -149,7 +145,7 @@ def down() -> None:
     """Stop everything that `up` started."""
     from flows import supervisor
 
-    stopped = supervisor.down(_workspace().home)
+    stopped = supervisor.down(workspace().home)
     print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
@@ -171,7 +167,7 @@ def serve(
     from tasks.ledger import Ledger
     from tasks.services import prepare_mlflow, tracking_uri
 
-    ws = _workspace()
+    ws = workspace()
     prepare_mlflow(ws.home)
     ledger = Ledger(ws.home)
 
@@ -182,29 +178,7 @@ def serve(
     serve_forever(line, registry, admit=admit, port=port)
 
 
-@app.command()
-def clean(
-    inputs: Annotated[list[str], typer.Option("--input", help="File, folder, glob, pkg:// or URL; may be repeated.")],
-    output: Annotated[Path, typer.Option(help="A .txt or .jsonl file, or a folder.")],
-    more: Annotated[list[str] | None, typer.Argument(help="More inputs.", metavar="PATH")] = None,
-    accounts: Annotated[Path | None, typer.Option(help="Write the account of all records here, as JSON.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Take the collect and clean sections of this recipe.")] = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
-    """Clean files: any readable format in, clean text out, with an account of every record that is not kept."""
-    from flows import report
-    from tasks.clean_files import clean_files, recipe_of
-    from tasks.observers import Terminal
-
-    chosen = recipe_of(
-        [*inputs, *(more or ())], _recipe(_workspace(), recipe, overrides) if recipe else None, overrides
-    )
-    with Terminal("clean") as observer:
-        result = clean_files(chosen, output, observer)
-    if accounts is not None:
-        report.write_json(accounts, result.accounts)
-    report.print_cleaned(result, as_json)
+app.command()(clean)
 
 
 @app.command()
@@ -279,7 +253,7 @@ def init(
     """Make a recipe and a folder for your own corpus."""
     from flows.scaffold import scaffold
 
-    recipe, folder = scaffold(_workspace(), name, texts)
+    recipe, folder = scaffold(workspace(), name, texts)
     print(f"wrote {recipe}\nput .txt or .md files into {folder}, then: tidemill run {name}")
 
 
@@ -291,7 +265,7 @@ def deployments_apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show them and send nothing.")] = False,
 ) -> None:
     """Send the deployments (typed forms, the nightly schedule) to the running Prefect server."""
-    ws = _workspace()
+    ws = workspace()
     _use_environment(ws)
     if not dry_run and "PREFECT_API_URL" not in os.environ:
         raise ValueError("no Prefect server runs here; start one with tidemill up, or set PREFECT_API_URL")
@@ -311,7 +285,7 @@ def recipes_list(as_json: Json = False) -> None:
     from flows import report
     from flows.scaffold import recipe_headers
 
-    report.print_rows("Recipes", recipe_headers(_workspace().configs), as_json)
+    report.print_rows("Recipes", recipe_headers(workspace().configs), as_json)
 
 
 @recipes_app.command("show")
@@ -320,7 +294,8 @@ def recipes_show(recipe: RecipeName = "demo", overrides: Overrides = None) -> No
     import yaml
 
     print(
-        yaml.safe_dump(_recipe(_workspace(), recipe, overrides).resolved(), sort_keys=False, allow_unicode=True), end=""
+        yaml.safe_dump(recipe_named(workspace(), recipe, overrides).resolved(), sort_keys=False, allow_unicode=True),
+        end="",
     )
 
 
@@ -329,8 +304,8 @@ def recipes_use(recipe: RecipeName = "demo", overrides: Overrides = None) -> Non
     """Write configs/run.yaml and configs/inventory.json, which `dvc repro` works from."""
     from tasks.stages import use_recipe
 
-    ws = _workspace()
-    _, inventory = use_recipe(ws, _recipe(ws, recipe, overrides))
+    ws = workspace()
+    _, inventory = use_recipe(ws, recipe_named(ws, recipe, overrides))
     print(f"{ws.run_recipe}\n{ws.inventory}: {len(inventory.files)} files, {inventory.bytes:,} bytes")
 
 
@@ -357,18 +332,6 @@ def main() -> None:
         sys.exit(getattr(problem, "exit_code", FAILED))
 
 
-def _workspace() -> Workspace:
-    from tasks.workspace import Workspace
-
-    return Workspace.here()
-
-
-def _recipe(ws: Workspace, name: str, overrides: list[str] | None) -> Recipe:
-    from llm_core.config import load_recipe
-
-    return load_recipe(name, ws.configs, tuple(overrides or ()))
-
-
 def _prepare(ws: Workspace, recipe: Recipe) -> None:
     from tasks.stages import use_recipe
     from tasks.versioning import only_run
@@ -392,13 +355,13 @@ def _use_environment(ws: Workspace) -> None:
 def _tracker() -> Any:
     from tasks.tracking import Tracker
 
-    return Tracker(_workspace())
+    return Tracker(workspace())
 
 
 def _ledger() -> Any:
     from tasks.ledger import Ledger
 
-    return Ledger(_workspace().home)
+    return Ledger(workspace().home)
 
 
 def _name_and_number(version: str) -> tuple[str, int]:

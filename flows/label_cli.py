@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flows.options import Json
+
 if TYPE_CHECKING:
     from llm_core.artifact import Artifact
     from llm_core.labels.agreement import Agreement
@@ -25,7 +27,6 @@ label_app = typer.Typer(help="Tasks for people who label, in Label Studio's form
 
 Kind = Annotated[KindName, typer.Option("--task", help="What people decide.", show_default=False)]
 Results = Annotated[Path, typer.Argument(help="Label Studio's JSON export.", metavar="RESULTS")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
 
 
 @label_app.command("export")
