@@ -27,7 +27,5 @@ def clean(
     base = recipe_named(workspace(), recipe, overrides) if recipe else None
     chosen = recipe_of([*inputs, *(more or ())], base, overrides)
     with Terminal("clean") as observer:
-        result = clean_files(chosen, output, observer)
-    if accounts is not None:
-        report.write_json(accounts, result.accounts)
+        result = clean_files(chosen, output, observer, accounts)
     report.print_cleaned(result, as_json)

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -33,13 +32,7 @@ def print_cleaned(cleaned: Cleaned, as_json: bool) -> None:
     rows = [(name, f"{count:,}") for name, count in (*counts.items(), *cleaned.accounts["rejected"].items())]
     console = _console()
     console.print(_table("Records", ("", "records"), rows))
-    console.print("\n".join(f"{name:<11} {place}" for name, place in places.items()))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write one JSON document to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(Text("\n".join(f"{name:<11} {place}" for name, place in places.items())), soft_wrap=True)
 
 
 def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:

@@ -99,9 +99,9 @@ def take_inventory(cfg: Collect, base: Path, home: Path | None = None, earlier: 
     hashes = _Hashes(home)
     data = {name: file for source in cfg.sources for name, file in _describe(source, cfg, base, hashes)}
     if not data:
+        ending = f" ending in {' or '.join(cfg.suffixes)}" if all(cfg.suffixes) else ""
         raise SourceError(
-            f"{', '.join(cfg.sources)}: no file ending in {' or '.join(cfg.suffixes)}; "
-            "put texts there, or change collect.sources or collect.suffixes"
+            f"{', '.join(cfg.sources)}: no file{ending}; put texts there, or change collect.sources or collect.suffixes"
         )
     suites = {
         name: replace(file, suite=source)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bz2
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +15,7 @@ from flows.cli import app
 from llm_core.artifact import Artifact
 from llm_core.text.document import CleanDocument
 from llm_core.text.shards import read_documents
+from tasks.clean_files import OutputError
 
 TEXT = "We hold these truths to be self-evident, that all texts are created equal in this test. " * 6
 OTHER = "Four score and seven years ago somebody wrote quite another sentence for this very file here. " * 6
@@ -32,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _clean(*arguments: str, expect: int = 0) -> dict[str, object]:
+def _clean(*arguments: str, expect: int = 0) -> dict[str, Any]:
     result = CliRunner().invoke(app, ["clean", *arguments, "--json"], catch_exceptions=True)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -96,12 +99,54 @@ def test_files_without_one_good_record_give_an_empty_output_and_exact_accounts(f
     ("arguments", "message"),
     [
         (["--input", "absent", "--output", "out.txt"], "absent: no such file or folder"),
+        (["--input", "in/none", "--output", "out.txt"], "in/none: no file; put texts there"),
         (["--input", "in", "--output", "out.txt", "--set", "clean.min_word=1"], "clean.min_word: unknown key"),
     ],
 )
 def test_a_wrong_command_is_one_clear_error_and_leaves_nothing(
     folder: Path, arguments: list[str], message: str
 ) -> None:
+    (folder / "in" / "none").mkdir()
     with pytest.raises(ValueError, match=message):
         _clean(*arguments)
     assert [path.name for path in folder.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in/a.txt", "--output", "in/a.txt"], "in/a.txt: is an input and would be overwritten"),
+        (["in", "--output", "in/a.txt"], "in/a.txt: is an input and would be overwritten"),
+        (["in/a.txt", "--output", "out.txt", "--accounts", "in/a.txt"], "in/a.txt: is an input"),
+        (["in", "--output", "mine"], "mine/documents: would be replaced, and no earlier cleaning made it"),
+        (["in", "--output", "folder.txt"], "folder.txt: is a folder"),
+        (["in", "--output", "in/c.weird"], r"in/c.weird: is a file; let the output end in .txt or .jsonl"),
+        (["in", "--output", "out.txt", "--accounts", "mine"], "mine: is a folder or the output"),
+        (["in", "--output", "out.txt", "--accounts", "out.txt"], "out.txt: is a folder or the output"),
+    ],
+)
+def test_nothing_of_the_users_is_overwritten(folder: Path, arguments: list[str], message: str) -> None:
+    (folder / "mine" / "documents").mkdir(parents=True)
+    (folder / "mine" / "documents" / "thesis.txt").write_text("the only copy")
+    (folder / "folder.txt").mkdir()
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    with pytest.raises(OutputError, match=message):
+        _clean("--input", *arguments)
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("output", ["out.txt", "out"])
+def test_cleaning_again_replaces_all_that_the_last_one_left(folder: Path, output: str) -> None:
+    said = _clean("--input", "in", "--output", output)
+    assert _num_quarantined(said) == 3
+    said = _clean("--input", "in", "--output", output, "--set", "clean.min_words=1")
+    assert _num_quarantined(said) == sum(said["rejected"].values()) == 2
+
+
+def test_the_places_are_shown_whatever_they_are_called(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["clean", "--input", "in", "--output", "[/b].txt"])
+    assert (result.exit_code, "output      [/b].txt\n" in result.stdout) == (0, True)
+
+
+def _num_quarantined(said: dict[str, Any]) -> int:
+    return sum(pq.read_metadata(place).num_rows for place in Path(said["quarantine"]).glob("*.parquet"))
