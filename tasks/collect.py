@@ -23,14 +23,17 @@ SUITES = "suites"
 def collect(cfg: Collect, inventory: Inventory, out: Draft, may_be_empty: bool = False) -> Artifact:
     """Read every file of the inventory into Parquet shards of documents, rejected records and the sources' structure.
 
-    A shard's name is STEM-BATCH-PART-NUMBER; those of evaluation suites lie in suites/NUMBER, listed in suites.json.
+    A shard's name is STEM-BATCH-PART-NUMBER; those of evaluation suites lie in suites/NUMBER, listed in suites.json, and
+    their parts are counted apart, so that new data leave their names alone.
     Raises SourceError when a file is not the inventory's any more, or, unless it `may_be_empty`, without a document.
     """
     parts = cut(cfg, out.code, inventory)
     with open_memo(out.memo) as memo, open_pool(out.workers, len(parts)) as pool:
         progress = lambda done, total: out.observer.progress(done, total, "parts")  # noqa: E731
-        for number, (part, folder) in enumerate(zip(parts, make_parts(parts, memo, pool, progress), strict=True)):
-            _link_part(part, number, folder, cfg, out.path)
+        numbers: Counter[str] = Counter()
+        for part, folder in zip(parts, make_parts(parts, memo, pool, progress), strict=True):
+            _link_part(part, numbers[part.suite], folder, cfg, out.path)
+            numbers[part.suite] += 1
     if cfg.suites:
         (out.path / f"{SUITES}.json").write_text(json.dumps(cfg.suites, indent=1, ensure_ascii=False) + "\n")
     kept = _count_rows(out.path, DOCUMENTS)

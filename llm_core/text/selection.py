@@ -6,11 +6,13 @@ shards before it, so its key contains theirs: a night finds all earlier shards d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from llm_core.config import Clean
@@ -50,30 +52,32 @@ class Selection:
     def _select(self, cleaned: Path, profile: Profile, folder: Path) -> None:
         sketches = Sketches.read(cleaned)
         copies = self._index.copies(sketches, partial(_name, cleaned))
-        repeats = self._passages.repeats(cleaned / PASSAGES, copies.keys())
         kept: list[int] = []
+        seen: set[int] = set()  # hashes of the passages of the documents kept here
         with (
             ShardWriter(folder, CleanDocument, DOCUMENTS) as writer,
             ShardWriter(folder, Rejected, REJECTED) as rejected,
         ):
             for entry in _all(cleaned, REJECTED):
                 count(profile, entry)
-            for row, document in enumerate(read_documents(cleaned, CleanDocument)):
-                result = copies.get(row) or self._without(document, repeats.get(row))
+            documents = read_documents(cleaned, CleanDocument)
+            for row, (document, passages) in enumerate(zip(documents, self._passages.of(cleaned), strict=True)):
+                result = copies.get(row) or self._without(document, passages.repeated(seen))
                 if isinstance(result, Rejection):
                     entry = reject(document, result)
                     rejected.add(entry)
                     count(profile, entry)
                     continue
                 kept.append(row)
+                seen.update(passages.hashes.tolist())
                 writer.add(result, result.num_bytes)
                 profile.add(result)
         sketches[np.array(kept, dtype=np.int64)].write(folder)
-        np.save(folder / SEEN, self._passages.new_of(cleaned / PASSAGES, kept))
+        np.save(folder / SEEN, self._passages.new_of(seen))
         (folder / PROFILE).write_text(profile.to_json() + "\n", encoding="utf-8")
 
-    def _without(self, document: CleanDocument, repeated: list[bool] | None) -> CleanDocument | Rejection:
-        if repeated is None:
+    def _without(self, document: CleanDocument, repeated: list[bool]) -> CleanDocument | Rejection:
+        if not any(repeated):
             return document
         text = without_passages(document.text, iter(repeated), self._cfg)
         words = len(Measures(text).words)
@@ -81,6 +85,24 @@ class Selection:
             return Rejection("repeated_text", f"{words} words are left without what came before")
         values = {name: value for name, value in vars(document).items() if name not in ("measures", "text")}
         return CleanDocument(**{**values, "text": text, "num_bytes": len(text.encode())})
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The passages of one document."""
+
+    hashes: Hashes
+    is_known: npt.NDArray[np.bool_]
+    """Whether each was in an earlier shard."""
+
+    def repeated(self, seen: Set[int]) -> list[bool]:
+        """Which of the long ones came before: in an earlier shard, among the `seen` ones, or in the document itself."""
+        own: set[int] = set()
+        flags = []
+        for value, is_known in zip(self.hashes.tolist(), self.is_known.tolist(), strict=True):
+            flags.append(value != 0 and (is_known or value in seen or value in own))
+            own.add(value)
+        return flags
 
 
 class _Passages:
@@ -94,39 +116,26 @@ class _Passages:
         """Remember a shard's; read when first needed."""
         self._unread.append(path)
 
-    def repeats(self, path: Path, rejected: object) -> dict[int, list[bool]]:
-        """For each row that has some: which of its passages came before, in a kept document or in itself."""
-        known = self._all()
-        seen: set[int] = set()
-        found: dict[int, list[bool]] = {}
-        for row, hashes in enumerate(_rows(path)):
-            if row in rejected or not len(hashes):  # type: ignore[operator]
-                continue
-            again = np.isin(hashes, known)
-            flags = []
-            for value, before in zip(hashes.tolist(), again.tolist(), strict=True):
-                flags.append(value != 0 and (before or value in seen))
-                seen.add(value)
-            if any(flags):
-                found[row] = flags
-        return found
+    def of(self, cleaned: Path) -> Iterator[_Row]:
+        """The passages of each document of a cleaned shard."""
+        with np.load(cleaned / PASSAGES, allow_pickle=False) as arrays:
+            hashes, ends = arrays["hashes"], np.cumsum(arrays["counts"], dtype=np.int64)
+        is_known, start = self._knows(hashes), 0
+        for end in ends.tolist():
+            yield _Row(hashes[start:end], is_known[start:end])
+            start = end
 
-    def new_of(self, path: Path, kept: list[int]) -> Hashes:
-        """The sorted hashes of the kept rows' passages that were not known."""
-        rows = list(_rows(path))
-        hashes = np.unique(np.concatenate([*(rows[row] for row in kept if rows), np.zeros(0, dtype=np.uint64)]))
-        return hashes[~np.isin(hashes, self._all())]
+    def new_of(self, seen: Set[int]) -> Hashes:
+        """Those of the hashes that were in no earlier shard, sorted."""
+        hashes = np.array(sorted(seen), dtype=np.uint64)
+        return hashes[~self._knows(hashes)]
 
-    def _all(self) -> Hashes:
+    def _knows(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         if self._unread:
             self._known = np.unique(np.concatenate([self._known, *map(np.load, self._unread)]))
             self._unread.clear()
-        return self._known
-
-
-def _rows(path: Path) -> Iterator[Hashes]:
-    with np.load(path, allow_pickle=False) as arrays:
-        yield from np.split(arrays["hashes"], np.cumsum(arrays["counts"])[:-1])
+        places = self._known.searchsorted(hashes)
+        return self._known.take(places, mode="clip") == hashes if len(self._known) else np.zeros(len(hashes), bool)
 
 
 def _all(folder: Path, stem: str) -> Iterator[Rejected]:

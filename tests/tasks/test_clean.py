@@ -155,6 +155,19 @@ def test_a_passage_that_came_before_is_cut_out_of_later_documents(tmp_path: Path
     assert all(document.num_bytes == len(document.text.encode()) for document in kept)
 
 
+def test_a_passage_is_no_repeat_of_one_in_a_document_that_was_not_kept(tmp_path: Path) -> None:
+    one, two, *own = (" ".join(f"{name}{number}" for number in range(30)) for name in "abcde")
+    (tmp_path / "texts").mkdir()
+    documents = [f"{one}\n\n{own[0]}", f"{one}\n\n{two}", f"{two}\n\n{own[1]}\n\n{own[2]}"]
+    (tmp_path / "texts" / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    cfg = Clean(repeated_text="drop_paragraphs", rules=(), min_words=40, near_duplicate_similarity=1)
+    collected = _corpus(tmp_path, tmp_path / "home")
+    with Draft(tmp_path / "clean", "documents", "clean") as out:
+        made = clean(cfg, collected, out, may_be_empty=True)
+    assert made.stats["rejected"] == {"repeated_text": 1}  # of the second, only `two` is left, which is too short
+    assert [document.text for document in read_documents(made.path, CleanDocument)] == [documents[0], documents[2]]
+
+
 def test_documents_that_hold_a_suites_text_are_kept_out(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     question = "which of these nine long rivers flows through the largest number of countries on its way"

@@ -111,6 +111,19 @@ def test_suites_are_gathered_apart(tmp_path: Path) -> None:
     assert made.stats["records_in"] == 1
 
 
+def test_new_data_leave_the_suites_shards_alone_down_to_their_names(tmp_path: Path) -> None:
+    cfg = Collect(sources=("texts",), suites=("suite.txt",))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "suite.txt").write_text("a question")
+    suites = []
+    for night in ("first", "second"):
+        (tmp_path / "texts" / f"{night}.txt").write_text(f"a document of the {night} night")
+        with Draft(tmp_path / night, "documents", "collect") as out:
+            made = collect(cfg, take_inventory(cfg, tmp_path, tmp_path / "home"), out)
+        suites.append({name: facts for name, facts in made.files.items() if name.startswith("suites")})
+    assert made.stats["batches"] == 2 and suites[0] == suites[1]
+
+
 def test_an_unreadable_file_is_one_rejected_record(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("a document")

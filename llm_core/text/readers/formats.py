@@ -9,6 +9,7 @@ from llm_core.config import Collect
 from llm_core.config.data import SourceFormat
 from llm_core.text.readers.csv_rows import header_names
 from llm_core.text.readers.mail import FROM_LINE
+from llm_core.text.readers.plain import FRONT_MATTER
 
 HEAD_BYTES = 16_384
 """So much of a content is looked at."""
@@ -37,7 +38,6 @@ _HEADER = re.compile(rb"([A-Za-z][A-Za-z0-9-]{0,60}):[^\n]*\n(?:[ \t][^\n]*\n)*"
 # One of these beside another header makes a mail; From, To and Subject alone may be a memo or a play.
 _MAIL_ONLY = {b"received", b"return-path", b"message-id", b"mime-version", b"delivered-to"}
 _POST = {b"from", b"subject", b"date"}
-_FRONT_MATTER = re.compile(rb"---[ \t]*\r?\n\w[\w -]{0,60}:[^\n]*\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)")
 _BY_SUFFIX: dict[str, SourceFormat] = {
     ".csv": "csv", ".tsv": "csv", ".md": "markdown", ".markdown": "markdown", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".json": "json", ".html": "html", ".htm": "html", ".xhtml": "html", ".eml": "mail", ".mbox": "mbox",
@@ -60,7 +60,7 @@ def find_format(head: bytes, name: str, cfg: Collect) -> SourceFormat | None:
     if _HTML.match(head):
         return "html"
     kind = _json_format(head, suffix) or _mail_format(head, suffix)
-    if kind is None and _FRONT_MATTER.match(head):
+    if kind is None and FRONT_MATTER.match(head):
         kind = "markdown"
     if kind is None and suffix not in _PLAIN and not set(header_names(head)).isdisjoint(cfg.text_keys):
         kind = "csv"

@@ -12,7 +12,10 @@ from llm_core.text.readers.decoding import decode
 from llm_core.text.readers.records import LINE_END, lines, record, split, structure, too_large
 
 BLANK_LINES = re.compile(rb"\n(?:[ \t\r]*\n)+")
-_FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)")
+# Without a key in its first line, what stands between two rules is text.
+FRONT_MATTER = re.compile(
+    rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n\w[\w -]{0,60}:[^\n]*\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)"
+)
 FRONT_MATTER_BYTES = 65_536
 
 
@@ -25,7 +28,7 @@ def read_plain(content: Content, cfg: Collect) -> Iterator[Tile]:
 
 def read_markdown(content: Content, cfg: Collect) -> Iterator[Tile]:
     """As plain text; YAML front matter is the source's own structure."""
-    if matter := _FRONT_MATTER.match(content.peek(FRONT_MATTER_BYTES)):
+    if matter := FRONT_MATTER.match(content.peek(FRONT_MATTER_BYTES)):
         start = content.position
         content.read(matter.end())
         yield structure(start, content.position)

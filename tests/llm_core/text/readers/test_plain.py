@@ -67,7 +67,8 @@ def test_front_matter_is_structure_in_markdown_only() -> None:
     tiles = read(raw)
     assert (texts(tiles), tiles[0].found, tiles[0].end) == (["# Head\n"], None, 17)
     assert texts(read(raw, format="text")) == [raw.decode()]
-    assert texts(read(b"---\nno end\n", format="markdown")) == ["---\nno end\n"]
+    for text in ("---\nno end\n", "---\nA scene between two rules.\n---\nAnother.\n"):
+        assert texts(read(text.encode(), format="markdown")) == [text]
 
 
 def test_an_appended_line_leaves_the_records_before_it_alone() -> None:
