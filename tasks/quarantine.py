@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import groupby
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_core.artifact import Artifact
-from llm_core.inventory import Inventory, SourceFile
+from llm_core.inventory import Inventory
 from llm_core.sources import SourceError
-from llm_core.text.content import Content, copy_range, open_content
+from llm_core.text.content import Content, copy_range
 from llm_core.text.gather import open_unchanged
-from llm_core.text.shards import COMPRESSION, GROUP_BYTES, REJECTED, Rejected, read_shard, shards
+from llm_core.text.shards import COMPRESSION, GROUP_BYTES, GROUP_ROWS, REJECTED, Rejected, read_shard, shards
 
 LARGEST_INLINE = 8_000_000
 PIECE_BYTES = 1 << 20
@@ -47,54 +46,65 @@ def fill_quarantine(folder: Path, artifact: Artifact, inventory: Inventory, max_
     have no bytes.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    files = {file.path: file for file in inventory.files}
-    places = []
-    for shard in shards(artifact.path, REJECTED):
-        place = folder / f"quarantine-{artifact.files[shard.name]['sha256'][:32]}.parquet"
-        if not place.exists():
-            _write(read_shard(shard, Rejected), place, _Originals(folder, files, inventory, max_expansion))
-        places.append(place)
-    return places
+    names = [shard.name for shard in shards(artifact.path, REJECTED)]
+    places = {name: folder / f"quarantine-{artifact.files[name]['sha256'][:32]}.parquet" for name in names}
+    missing = [name for name in names if not places[name].exists()]
+    with _Originals(folder, inventory, max_expansion) as originals:
+        # A shard's copies lie between the records that the rules rejected: all copies last, the sources are read twice.
+        for name in sorted(missing, key=lambda name: ("-copies-" in name, name)):
+            _write(read_shard(artifact.path / name, Rejected), places[name], originals)
+    return list(places.values())
 
 
 class _Originals:
-    """Original bytes of rejected records, each source read forward once."""
+    """Original bytes of rejected records; those that are asked for in order read their source forward once."""
 
-    def __init__(self, folder: Path, files: dict[str, SourceFile], inventory: Inventory, max_expansion: int) -> None:
-        self._folder, self._files, self._inventory, self._max_expansion = folder, files, inventory, max_expansion
+    def __init__(self, folder: Path, inventory: Inventory, max_expansion: int) -> None:
+        self._folder, self._inventory, self._max_expansion = folder, inventory, max_expansion
+        self._files = {file.path: file for file in inventory.files}
+        self._source = ""
+        self._stored: BinaryIO | None = None
+        self._content: Content | None = None
 
-    def of(self, entries: Iterator[Rejected]) -> Iterator[tuple[Rejected, bytes | None]]:
-        """Each record with its bytes; None where they lie in a file of their own or are not to be had."""
-        for source, group in groupby(entries, key=lambda entry: entry.source):
-            yield from self._of_source(self._files.get(source), sorted(group, key=lambda entry: entry.start))
+    def __enter__(self) -> _Originals:
+        return self
 
-    def _of_source(
-        self, file: SourceFile | None, entries: Sequence[Rejected]
-    ) -> Iterator[tuple[Rejected, bytes | None]]:
-        with ExitStack() as stack:
-            try:
-                stored = stack.enter_context(open_unchanged(file, self._inventory)) if file and file.sha256 else None
-            except SourceError:
-                stored = None
-            if stored is None:
-                yield from ((entry, None) for entry in entries)
-                return
-            content = stack.enter_context(open_content(stored, entries[0].source, self._max_expansion))
-            yield from ((entry, self._copy(entry, content)) for entry in entries if entry.unit == "byte")
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def of(self, entry: Rejected) -> bytes | None:
+        """The record's bytes; None where they lie in a file of their own or are not to be had."""
+        if entry.unit == "row":
+            return None
+        if entry.source != self._source:
+            self._open(entry.source)
+        stored = self._stored
+        if stored is None:
+            return None
+        if entry.unit == "file":
+            self._content = None
             stored.seek(0)
-            for entry in entries:
-                if entry.unit == "file":
-                    stored.seek(0)
-                    yield entry, self._keep(entry, file.bytes if file else 0, lambda write: _copy_all(stored, write))
-                elif entry.unit == "row":
-                    yield entry, None
-
-    def _copy(self, entry: Rejected, content: Content) -> bytes | None:
+            return self._keep(entry, self._files[entry.source].bytes, lambda write: _copy_all(stored, write))
+        if self._content is None or entry.start < self._content.position:
+            stored.seek(0)
+            self._content = Content(stored, entry.source, self._max_expansion)
+        content, size = self._content, entry.end - entry.start
         try:
-            size = entry.end - entry.start
             return self._keep(entry, size, lambda write: copy_range(content, entry.start, entry.end, write))
         except ValueError:
             return None
+
+    def _open(self, source: str) -> None:
+        self._close()
+        self._source, file = source, self._files.get(source)
+        if file and file.sha256:
+            with suppress(SourceError):
+                self._stored = open_unchanged(file, self._inventory)
+
+    def _close(self) -> None:
+        if self._stored is not None:
+            self._stored.close()
+        self._stored = self._content = None
 
     def _keep(self, entry: Rejected, size: int, copy: Callable[[Callable[[bytes], object]], None]) -> bytes | None:
         if size <= LARGEST_INLINE:
@@ -121,10 +131,11 @@ def _write(entries: Iterator[Rejected], place: Path, originals: _Originals) -> N
     rows: list[dict[str, Any]] = []
     size = 0
     with pq.ParquetWriter(part, SCHEMA, **COMPRESSION) as writer:
-        for entry, raw in originals.of(entries):
+        for entry in entries:
+            raw = originals.of(entry)
             rows.append({name: getattr(entry, name) for name in SCHEMA.names if name != "raw"} | {"raw": raw})
             size += len(raw or b"")
-            if size >= GROUP_BYTES:
+            if size >= GROUP_BYTES or len(rows) >= GROUP_ROWS:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                 rows, size = [], 0
         writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))

@@ -34,7 +34,7 @@ _NEWLINE = re.compile(rb"\n")
 
 
 class Content:
-    """Forward-only access to the decompressed bytes of one file; made by `open_content`."""
+    """Forward-only access to the decompressed bytes of one open file."""
 
     def __init__(self, file: BinaryIO, name: str, max_expansion: int) -> None:
         self.name = name

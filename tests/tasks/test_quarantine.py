@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Clean, Collect
 from llm_core.inventory import Inventory, take_inventory
+from llm_core.text.content import Content
+from llm_core.text.shards import REJECTED, Rejected, ShardWriter
 from tasks import quarantine
 from tasks.clean import clean
 from tasks.collect import collect
@@ -93,3 +96,28 @@ def test_what_was_kept_is_not_taken_again_and_a_lost_source_loses_nothing_else(
     anew = _table(fill_quarantine(tmp_path / "anew", rejected[0], rejected[2], max_expansion=200))
     assert anew[anew["source"] == "texts/a.jsonl"]["raw"].isna().all()
     assert anew[anew["source"] == "texts/large.txt"]["raw"].notna().all()
+
+
+def test_a_large_source_is_read_twice_however_many_shards_its_records_lie_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_bytes(b"".join(b"%09d\n" % number for number in range(100)))
+    inventory = take_inventory(Collect(sources=("a.txt",)), tmp_path)
+    begun: list[str] = []
+
+    class Counted(Content):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            begun.append(self.name)
+
+    monkeypatch.setattr(quarantine, "Content", Counted)
+    with Draft(tmp_path / "cleaned", "documents", "clean") as out:
+        for shard in range(10):
+            for first, kind in enumerate(("copies", "rules")):
+                with ShardWriter(out.path, Rejected, f"{REJECTED}-00000-00000-{shard:03d}-{kind}") as writer:
+                    for start in range(100 * shard + 10 * first, 100 * shard + 100, 20):
+                        writer.add(Rejected("a.txt", start, start + 10, "", "", reason="", detail=""))
+        artifact = out.publish({})
+    table = _table(fill_quarantine(tmp_path / "kept", artifact, inventory, max_expansion=200))
+    assert sorted(int(raw) for raw in table["raw"]) == list(range(100))
+    assert begun == ["a.txt", "a.txt"]
