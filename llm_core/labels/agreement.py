@@ -54,7 +54,7 @@ class Annotator:
     ground_truth: float | None
     """Mean agreement with the answers of others that are marked as ground truth; 1 for who wrote them."""
     mean_agreement: float | None
-    """Mean kappa with the others (observed agreement where kappa has no value); None without a common task."""
+    """Mean kappa with the others; observed agreement where there is no kappa at all; None without a common task."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,9 @@ def _pair(labelled: Sequence[Labelled], codes: Mapping[str, NDArray[np.int64]], 
 
 
 def _annotator(name: str, labelled: Sequence[Labelled], pairs: Sequence[Pair]) -> Annotator:
-    scores = [
-        pair.observed if pair.kappa is None else pair.kappa for pair in pairs if name in (pair.first, pair.second)
-    ]
+    own = [pair for pair in pairs if name in (pair.first, pair.second)]
+    # Two who always give the same label agree fully and show nothing by it: that must not outweigh a kappa.
+    scores = [pair.kappa for pair in own if pair.kappa is not None] or [pair.observed for pair in own]
     mean = sum(scores) / len(scores) if scores else None
     num_tasks = sum(each.by(name) is not None for each in labelled)
     return Annotator(name, num_tasks, _truth_score(name, labelled), mean)

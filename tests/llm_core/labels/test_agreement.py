@@ -150,6 +150,13 @@ def test_who_agrees_most_with_the_others_comes_first() -> None:
     assert measure("classification", columns("classification", data)).ranking == ["bob", "cyd", "ann"]
 
 
+def test_always_giving_the_same_label_is_no_way_to_come_first() -> None:
+    data = {"ann": "x" * 20, "bob": "x" * 20, "cyd": "xy" * 9 + "xx", "dan": "xy" * 10}
+    measured = measure("classification", columns("classification", data))
+    assert {each.name: each.mean_agreement for each in measured.annotators[2:]} == {"ann": 0.0, "bob": 0.0}
+    assert measured.ranking[:2] == ["cyd", "dan"]
+
+
 def test_ground_truth_ranks_before_agreement_with_others() -> None:
     """Two agree in error; the third one is right, as the reviewer's answers show."""
     answers = {"ann": "x", "bob": "x", "cyd": "y", "rev": "y"}
