@@ -51,14 +51,17 @@ CONTROLS: Mapping[Kind, Control] = {
 
 
 def parse_result(task: Task, result: Any) -> Answer:
-    """The answer in a Label Studio result; controls of other types on the page are passed over.
+    """The answer in a Label Studio result; relations, and what other controls of the page gave, are passed over.
 
     Raises LabelError where it is malformed or does not fit the task.
     """
     if not isinstance(result, list) or not all(isinstance(item, Mapping) for item in result):
         raise LabelError("result is no list of objects; export it from Label Studio again as JSON")
     wanted = CONTROLS[task.kind].type
-    values = [item.get("value") for item in result if item.get("type") == wanted]
+    items = [item for item in result if item.get("type") == wanted]
+    if task.kind != "sequence":  # a field for comments is of the same type as one for an answer
+        items = [item for item in items if item.get("from_name") == CONTROLS[task.kind].name] or items
+    values = [item.get("value") for item in items]
     if not all(isinstance(value, Mapping) for value in values):
         raise LabelError(f"a {wanted} result has no value; export it from Label Studio again as JSON")
     if task.kind == "sequence":

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ class Results:
 
 @dataclass
 class _Found:
-    """A task with its annotations, newest last for each annotator."""
+    """A task with all its annotations, and when each was changed."""
 
     task: Task
-    annotations: list[tuple[str, Annotation]] = field(default_factory=list)
+    annotations: list[tuple[datetime, Annotation]] = field(default_factory=list)
 
 
 def read_results(path: Path, kind: Kind) -> Results:
@@ -48,6 +49,7 @@ def read_results(path: Path, kind: Kind) -> Results:
         shown = [f"{path}: {problem}" for problem in reader.problems[:SHOWN_PROBLEMS]]
         more = len(reader.problems) - SHOWN_PROBLEMS
         raise LabelError("\n".join(shown + ([f"{path}: ... and {more} problems more"] if more > 0 else [])))
+    _require_type(path, records, CONTROLS[kind].type)
     labelled = [Labelled(found.task, _newest(found)) for _, found in sorted(reader.found.items())]
     return Results(labelled, len(records), dict(sorted(reader.rejected.items())))
 
@@ -88,7 +90,7 @@ class _Reader:
             if not isinstance(values, Mapping):
                 raise LabelError("is no object; export from Label Studio as JSON")
             place += f", annotation {values.get('id', 'without an id')}"
-            when = str(values.get("updated_at") or values.get("created_at") or "")
+            when = _time(values.get("updated_at") or values.get("created_at"))
             answer = parse_result(found.task, values.get("result"))
             given = Annotation(_annotator(values.get("completed_by")), answer, bool(values.get("ground_truth")))
             found.annotations.append((when, given))
@@ -134,24 +136,51 @@ def _annotator(completed_by: Any) -> str:
     return whole_text(str(person), "completed_by").strip()
 
 
+def _time(value: Any) -> datetime:
+    """When; the beginning of time where it is not said. What names no time zone is UTC, as Label Studio's times are."""
+    if value is None:
+        return datetime.min.replace(tzinfo=UTC)
+    try:
+        when = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise LabelError(f"updated_at is {value!r}; write a time as 2026-11-22T05:00:00Z, or leave it out") from None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
 def _newest(found: _Found) -> list[Annotation]:
-    """One annotation for each annotator, the one changed last; sorted by annotator."""
-    latest: dict[str, tuple[str, Annotation]] = {}
+    """One annotation for each annotator: ground truth before others, then the one changed last; sorted by annotator."""
+    latest: dict[str, tuple[tuple[bool, datetime], Annotation]] = {}
     for when, each in found.annotations:
-        if each.annotator not in latest or when >= latest[each.annotator][0]:
-            latest[each.annotator] = (when, each)
+        rank = (each.is_truth, when)
+        if each.annotator not in latest or rank >= latest[each.annotator][0]:
+            latest[each.annotator] = (rank, each)
     return [each for _, (_, each) in sorted(latest.items())]
 
 
 def find_kind(path: Path) -> Kind:
     """What people decided, by the types of the results; raises LabelError where that is not clear."""
     records = _records(path)
-    types = {str(item.get("type")) for item in _children(_children(records, "annotations"), "result")}
-    is_chat = any("messages" in (record.get("data") or ()) for record in records if isinstance(record, Mapping))
+    types = _result_types(records)
+    data = [record.get("data") for record in records if isinstance(record, Mapping)]
+    is_chat = any(isinstance(each, Mapping) and "messages" in each for each in data)
     kinds = [kind for kind in KINDS if CONTROLS[kind].type in types and kind != ("pairs" if is_chat else "chat")]
     if len(kinds) != 1:
         raise LabelError(f"{path}: what people decided is not clear ({', '.join(kinds) or 'no results'}); add --task")
     return kinds[0]
+
+
+def _require_type(path: Path, records: Sequence[Any], wanted: str) -> None:
+    """Refuse results that are all of other types: without any labels, every text would pass as one without spans."""
+    types = _result_types(records)
+    if types and wanted not in types:
+        raise LabelError(
+            f"{path}: its results are {', '.join(sorted(types))}, none is {wanted}; choose the --task that people did, "
+            f"or a {wanted} control on Label Studio's page"
+        )
+
+
+def _result_types(records: Sequence[Any]) -> set[str]:
+    return {str(item.get("type")) for item in _children(_children(records, "annotations"), "result")}
 
 
 def _children(parents: Iterable[Any], key: str) -> list[Mapping[str, Any]]:

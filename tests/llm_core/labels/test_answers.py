@@ -102,6 +102,12 @@ def test_other_controls_of_the_page_are_passed_over() -> None:
     assert parse_result(task, [comment, *result_of(task, "good")]) == "good"
 
 
+def test_a_comment_in_a_field_of_the_answers_type_is_passed_over() -> None:
+    task = make_task("pairs")
+    comment = {"from_name": "comment", "type": "textarea", "value": {"text": ["not sure"]}}
+    assert parse_result(task, [comment, *result_of(task, "Good day")]) == "Good day"
+
+
 def test_a_span_with_two_labels_is_two_spans() -> None:
     spans = parse_result(make_task("sequence"), span(2, 6, labels=["b", "a"]))
     assert spans == (Span(2, 6, "a"), Span(2, 6, "b"))

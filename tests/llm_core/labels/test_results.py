@@ -57,6 +57,25 @@ def test_a_persons_last_change_counts_and_skipped_ones_do_not(tmp_path: Path) ->
     assert read(tmp_path, task).labelled[0].annotations == [Annotation("1", "bad")]
 
 
+def test_times_are_compared_over_time_zones(tmp_path: Path) -> None:
+    task = record(FIRST, {})
+    task["annotations"] = [
+        annotation(FIRST, 1, "good", 2, updated_at="2026-11-22T09:00:00.5Z"),
+        annotation(FIRST, 1, "bad", 3, updated_at="2026-11-22T10:00:00+02:00"),
+        annotation(FIRST, 1, "bad", 4, updated_at="2026-11-22T09:00:00Z"),
+    ]
+    assert read(tmp_path, task).labelled[0].annotations == [Annotation("1", "good")]
+
+
+def test_a_later_annotation_does_not_take_ones_ground_truth_away(tmp_path: Path) -> None:
+    task = record(FIRST, {})
+    task["annotations"] = [
+        annotation(FIRST, 1, "good", 2, ground_truth=True),
+        annotation(FIRST, 1, "bad", 3, updated_at="2026-11-22T09:00:00Z"),
+    ]
+    assert read(tmp_path, task).labelled[0].annotations == [Annotation("1", "good", True)]
+
+
 def test_people_are_known_by_number_never_by_their_address(tmp_path: Path) -> None:
     person = {"id": 12, "email": "ann@example.org", "first_name": "Ann"}
     task = record(FIRST, {})
@@ -101,6 +120,7 @@ def test_every_malformed_record_is_named_with_file_task_and_annotation(tmp_path:
         ({"annotations": [{**annotation(FIRST, True, "good"), "id": 9}]}, "annotation 9: completed_by is True"),
         ({"annotations": [annotation(FIRST, {"email": "ann@example.org"}, "good")]}, "completed_by is None"),
         ({"annotations": [annotation(FIRST, " ", "good")]}, "completed_by is ' '"),
+        ({"annotations": [annotation(FIRST, 1, "good", updated_at="today")]}, "updated_at is 'today'; write a time"),
     ],
 )
 def test_a_record_of_the_wrong_shape_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -111,6 +131,14 @@ def test_a_record_of_the_wrong_shape_is_refused(tmp_path: Path, change: dict[str
 def test_another_kind_than_the_exported_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="--task sequence is not what was exported"):
         read(tmp_path, record(FIRST, {1: "good"}), kind="sequence")
+
+
+@pytest.mark.parametrize("given", ["choices", "hypertextlabels"])
+def test_labels_of_another_control_are_not_read_as_texts_without_spans(tmp_path: Path, given: str) -> None:
+    results = [{"type": given, "value": {given: ["place"]}}]
+    foreign = {"id": 5, "data": {"text": "Hello"}, "annotations": [{"completed_by": 1, "result": results}]}
+    with pytest.raises(LabelError, match=f"its results are {given}, none is labels; choose the --task"):
+        read(tmp_path, foreign, kind="sequence")
 
 
 def test_many_problems_are_cut_short(tmp_path: Path) -> None:
@@ -139,6 +167,6 @@ def test_a_file_that_is_no_export_is_refused(tmp_path: Path, content: bytes | No
 
 def test_a_kind_that_is_not_clear_has_to_be_said(tmp_path: Path) -> None:
     mixed = [record(make_task(kind), {1: ANSWERS[kind]}) for kind in ("classification", "sequence")]
-    for records in ([], [record(FIRST, {})], mixed):
+    for records in ([], [record(FIRST, {})], mixed, [{"data": 5}]):
         with pytest.raises(LabelError, match="add --task"):
             find_kind(write(tmp_path, json.loads(json.dumps(records))))
