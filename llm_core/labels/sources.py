@@ -35,6 +35,8 @@ def sample_tasks(tasks: Iterable[Task], size: int | None = None) -> list[Task]:
     different: dict[str, Task] = {}
     for task in tasks:
         different.setdefault(task.id, task)
+        if size is not None and len(different) == 2 * size:  # memory follows the sample, not the documents
+            different = dict(sorted(different.items())[:size])
     return list(different.values()) if size is None else [task for _, task in sorted(different.items())[:size]]
 
 
@@ -52,9 +54,10 @@ def _line_tasks(path: Path, kind: Kind) -> Iterator[Task]:
         place = f"{path}, line {number}"
         if not line.strip():
             continue
+        text = _decoded(line, place)
         try:
-            record = json.loads(_decoded(line, place))
-        except (json.JSONDecodeError, RecursionError) as problem:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as problem:
             raise LabelError(f"{place}: is no JSON ({problem}); one object a line is needed") from None
         if not isinstance(record, dict):
             raise LabelError(f'{place}: is no object; write {{"text": "..."}}')

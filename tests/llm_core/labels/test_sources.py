@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -68,6 +70,7 @@ def test_an_artifacts_documents_keep_source_and_sha256(tmp_path: Path) -> None:
         (b'{"text": "\\ud83d"}', r"line 1: text holds half of a surrogate pair"),
         (b'{"text": "\xff"}', r"line 1: is not UTF-8 .* at byte 10"),
         (b"[" * 100_000, r"line 1: is no JSON"),
+        (b'{"text": "a", "n": ' + b"1" * 5000 + b"}", r"line 1: is no JSON"),
     ],
 )
 def test_an_unusable_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -121,6 +124,19 @@ def test_a_sample_follows_from_the_texts_whatever_their_order_and_grows_by_addin
     assert sample_tasks(tasks(*reversed(texts)), 10) == some
     assert sample_tasks(tasks(*texts), 20)[:10] == some
     assert [task.text for task in some] != texts[:10]
+
+
+def test_a_sample_keeps_no_more_than_two_of_its_size_in_memory() -> None:
+    seen: list[ref[Task]] = []
+
+    def documents() -> Iterator[Task]:
+        for number in range(200):
+            (task,) = tasks(f"text {number}")
+            seen.append(ref(task))
+            assert sum(each() is not None for each in seen) <= 2 * 10 + 1
+            yield task
+
+    assert len(sample_tasks(documents(), 10)) == 10
 
 
 def test_an_id_follows_from_kind_and_content_alone() -> None:
