@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET  # only writes: nothing is parsed
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ INSTRUCTIONS: Mapping[Kind, str] = {
     "chat": "Write the assistant's answer.",
     "preference": "Choose the better answer.",
 }
+VARIABLE = re.compile(r"^\$|\$[\w\[\].{}]", re.ASCII)
+"""What Label Studio replaces by a value of the task's data, wherever it stands on the page."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,14 @@ def tasks_json(proposed: Sequence[Proposed]) -> str:
 def labelling_config(kind: Kind, labels: tuple[str, ...] = (), instruction: str = "") -> str:
     """The labelling configuration (XML) for a project with these tasks.
 
-    Raises LabelError for a label set that does not fit the kind.
+    Raises LabelError for a label set that does not fit the kind, and for words that Label Studio would not show.
     """
     labels = checked_labels(kind, labels)
-    if instruction.startswith("$") or not (instruction or "x").isprintable():
-        raise LabelError(f"instruction {instruction!r}: one line, not beginning with $, is what Label Studio shows")
+    if not (instruction or "x").isprintable():
+        raise LabelError(f"instruction {instruction!r}: Label Studio shows one line; take line ends and tabs out")
+    for text in (*labels, instruction):
+        if VARIABLE.search(text):
+            raise LabelError(f"{text!r}: Label Studio takes $ and a word for a key of the data; write it without $")
     view = ET.Element("View")
     ET.SubElement(view, "Header", value=instruction or INSTRUCTIONS[kind])
     _add_page(view, kind, labels)

@@ -56,6 +56,7 @@ def test_markup_in_labels_and_instructions_stays_text() -> None:
         ("classification", ("good", " bad"), "label ' bad': white space"),
         ("classification", ("good", "b\x00d"), "control characters"),
         ("classification", ("good", ""), "a label is empty"),
+        ("classification", ("under $5", "US$"), "'under \\$5': Label Studio takes"),
         ("pairs", ("good", "bad"), "pairs has none; leave --labels out"),
     ],
 )
@@ -64,9 +65,16 @@ def test_an_unusable_label_set_is_refused(kind: Kind, labels: tuple[str, ...], m
         labelling_config(kind, labels)
 
 
-@pytest.mark.parametrize("instruction", ["$text", "two\nlines"])
-def test_an_instruction_that_label_studio_would_not_show_is_refused(instruction: str) -> None:
-    with pytest.raises(LabelError, match="one line, not beginning with"):
+@pytest.mark.parametrize(
+    ("instruction", "message"),
+    [
+        ("$text", "takes \\$ and a word for a key"),
+        ("Over $100?", "takes \\$ and a word for a key"),
+        ("two\nlines", "shows one line"),
+    ],
+)
+def test_an_instruction_that_label_studio_would_not_show_is_refused(instruction: str, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
         labelling_config("pairs", (), instruction)
 
 
