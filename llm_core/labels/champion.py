@@ -82,18 +82,25 @@ class Champion:
 
         path = "/v1/chat/completions" if self._has_chat_template else "/v1/completions"
         choices = self._fitting(path, request, task.text)
-        texts = (choice["message"]["content"] if "message" in choice else choice["text"] for choice in choices)
-        return [text.strip() for text in texts]
+        texts = [choice["message"]["content"] if "message" in choice else choice["text"] for choice in choices]
+        return [(text or "").strip() for text in texts[:n]]
 
     def _fitting(self, path: str, request: Any, text: str) -> Any:
-        """Ask with as much of the text's beginning as the model's context takes."""
+        """The choices for as much of the text's beginning as the model's context takes."""
         while True:
+            body = {"model": self.version, **request(text)}
             try:
-                return self._ask("POST", path, "choices", {"model": self.version, **request(text)})
+                choices = self._ask("POST", path, "choices", body)
             except _ContextExceeded as problem:
                 if len(text) <= FEWEST_CHARACTERS:
                     raise LabelError(str(problem)) from None
                 text = text[: len(text) // 2]
+                continue
+            given, wanted = len(choices), body.get("n", 1)
+            if given < wanted:
+                at = self._client.base_url
+                raise LabelError(f"{at}: gave {given} of {wanted} answers; name a server that knows the parameter n")
+            return choices
 
     def _ask(self, method: str, path: str, key: str, body: Mapping[str, Any] | None = None) -> Any:
         """What the server's answer holds under `key`."""

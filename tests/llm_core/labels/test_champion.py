@@ -131,6 +131,16 @@ def test_a_preference_without_two_different_answers_is_left_out(texts: list[str]
     assert propose(Server(texts), prompt_task()) == []
 
 
+def test_an_answer_of_null_is_no_draft() -> None:
+    server = Server([None], has_chat_template=True)  # type: ignore[list-item]  # as OpenAI's API may say
+    assert propose(server, make_task("pairs"))[0].draft is None
+
+
+def test_a_server_that_gives_fewer_answers_than_asked_for_is_named() -> None:
+    with pytest.raises(LabelError, match="http://model: gave 1 of 2 answers; name a server that knows"):
+        propose(Server(["One."]), prompt_task())
+
+
 def test_spans_and_given_answers_are_not_asked_for() -> None:
     server = Server()
     tasks = [make_task("sequence"), make_task("preference")]
