@@ -29,8 +29,9 @@ from llm_core.labels.answers import SIDES, Answer
 from llm_core.labels.files import write_whole
 from llm_core.labels.label_studio import INSTRUCTIONS
 from llm_core.labels.report import plain_markdown
+from llm_core.labels.results import read_results
 from llm_core.labels.sources import read_tasks, sample_tasks
-from llm_core.labels.task import Task, checked_content, checked_labels
+from llm_core.labels.task import LabelError, Task, checked_content, checked_labels
 from tasks.label import label_results
 from tasks.workspace import Workspace
 
@@ -70,13 +71,13 @@ def label(cfg: Labelling) -> dict[str, Any] | State[Any]:
     ws = Workspace.here()
     home = ws.home / "labels" / cfg.name
     results, waiting = home / "results.json", home / f"batch-{flow_run.id}.json"
-    tasks = batch_of(waiting, cfg) or next_batch(cfg, ws, AnswerLog(results), waiting)
+    tasks = batch_of(waiting, cfg) or next_batch(cfg, ws, log_of(results, cfg), waiting)
     if not tasks:
         return Completed(name="Skipped", message=f"{cfg.annotator} has seen every task of {', '.join(cfg.documents)}")
     create_markdown_artifact(page_of(tasks), key="label-batch", description=INSTRUCTIONS[cfg.task])
     answers = answers_of(tasks, _wait(form_of(tasks, labels), cfg.wait_hours * 3600))
     with FileLock(home / "results.lock"):
-        AnswerLog(results).add(cfg.annotator, answers, str(flow_run.id))
+        log_of(results, cfg).add(cfg.annotator, answers, str(flow_run.id))
         waiting.unlink()
         if all(answer is None for _, answer in answers):
             return Completed(name="Skipped", message=f"{cfg.annotator} skipped every task of the form")
@@ -124,6 +125,20 @@ def _field(number: int, task: Task, labels: tuple[str, ...]) -> tuple[Any, Any]:
     return Literal[*choices, SKIP], Field(title=title, description=shown)
 
 
+def log_of(results: Path, cfg: Labelling) -> AnswerLog:
+    """The answers under this name; raises LabelError where they are no answers to this kind of task.
+
+    Answers of two kinds in one file would make it unreadable for both.
+    """
+    log = AnswerLog(results)
+    try:
+        if results.exists():
+            read_results(results, cfg.task)
+    except LabelError as problem:
+        raise LabelError(f"{problem}\nGive these labels another name than {cfg.name}, or mend the file.") from None
+    return log
+
+
 def batch_of(waiting: Path, cfg: Labelling) -> list[Task]:
     """The tasks that this run's form was made for, when the run began before."""
     if not waiting.exists():
@@ -144,7 +159,6 @@ def next_batch(cfg: Labelling, ws: Workspace, log: AnswerLog, waiting: Path) -> 
         checked_content(cfg.task, task.content)  # a preference needs both of its answers here
     if tasks:
         known = [{"content": task.content, "sha256": task.sha256, "source": task.source} for task in tasks]
-        waiting.parent.mkdir(parents=True, exist_ok=True)
         write_whole(waiting, json.dumps(known, ensure_ascii=False))
     return tasks
 

@@ -51,6 +51,8 @@ def export(
     from llm_core.labels.sources import read_tasks, sample_tasks
     from llm_core.labels.task import TEXT_KEYS, LabelError
 
+    if out.is_dir():
+        raise LabelError(f"{out}: is a folder; name a file in it, as in --out {out / 'tasks.json'}")
     config = out.with_suffix(".xml")
     if config == out:
         raise LabelError(f"{out}: is the place of the labelling configuration; let --out end in .json")
@@ -67,7 +69,9 @@ def export(
     write_whole(config, page)
     write_whole(out, tasks_json(proposed))
     drafts = sum(each.draft is not None for each in proposed)
-    print(f"{out}: {len(proposed)} tasks, {drafts} with a proposal\n{config}: the project's labelling configuration")
+    left_out = f", {gone} left out for want of two different answers" if (gone := len(tasks) - len(proposed)) else ""
+    print(f"{out}: {len(proposed)} tasks, {drafts} with a proposal{left_out}")
+    print(f"{config}: the project's labelling configuration")
 
 
 @label_app.command("import")

@@ -52,7 +52,6 @@ class AnswerLog:
         return self._records[-1]
 
     def _save(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._path, json.dumps(self._records, indent=1, ensure_ascii=False) + "\n")
 
 

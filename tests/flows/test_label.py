@@ -12,7 +12,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from flows.label import SKIP, Labelling, answers_of, batch_of, form_of, next_batch, page_of
+from flows.label import SKIP, Labelling, answers_of, batch_of, form_of, log_of, next_batch, page_of
 from llm_core.artifact import Artifact
 from llm_core.closure import ROOT
 from llm_core.labels.answer_log import AnswerLog
@@ -100,6 +100,15 @@ def test_a_preference_without_two_answers_is_refused_before_anybody_is_asked(tmp
     write_reviews(tmp_path)
     with pytest.raises(LabelError, match="left is missing"):
         waiting_batch(Workspace(tmp_path, tmp_path / ".tidemill"), "ann", task="preference")
+
+
+def test_answers_to_another_kind_of_task_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    cfg = Labelling(documents=("reviews.jsonl",), annotator="ann")
+    log_of(results, cfg).add("ann", [(task("A fine film."), "good")], "form")
+    assert log_of(results, cfg).answered_by("ann") == {task("A fine film.").id}
+    with pytest.raises(LabelError, match=r"--task pairs is not what was exported\nGive these labels another name"):
+        log_of(results, cfg.model_copy(update={"task": "pairs"}))
 
 
 def write_reviews(folder: Path) -> None:

@@ -76,6 +76,7 @@ def test_exporting_twice_writes_the_same_bytes(folder: Path) -> None:
         (("--task", "pairs", "--labels", "a,b"), "leave --labels out"),
         (("--task", "preference"), "left and right are missing"),
         (("--task", "pairs", "--out", "tasks.xml"), "is the place of the labelling configuration"),
+        (("--task", "pairs", "--out", "."), "is a folder; name a file in it"),
         (("--task", "pairs", "--preannotate", "--server", "http://127.0.0.1:9"), "no model server answers"),
     ],
 )
@@ -102,11 +103,11 @@ def test_agreement_is_a_table_for_people_and_json_for_programs() -> None:
     assert (facts["kind"], facts["pairs"][0]["observed"], facts["pairs"][0]["kappa"]) == ("classification", 0.5, 0.0)
 
 
-def test_the_report_is_a_page(folder: Path) -> None:
+def test_the_report_is_a_page_in_a_folder_that_is_made(folder: Path) -> None:
     write(folder, [record(make_task(), {1: "good", 2: "bad"})])
-    tidemill("import", "results.json", "--task", "classification", "--out", "labels", "--report", "agreement.md")
-    assert Path("agreement.md").read_text().startswith("# Agreement: classification\n")
-    assert sorted(path.name for path in folder.iterdir()) == ["agreement.md", "labels", "results.json"]
+    tidemill("import", "results.json", "--task", "classification", "--out", "labels", "--report", "pages/agreement.md")
+    assert Path("pages/agreement.md").read_text().startswith("# Agreement: classification\n")
+    assert sorted(path.name for path in folder.iterdir()) == ["labels", "pages", "results.json"]
 
 
 def test_a_wrong_kind_is_a_usage_error() -> None:
