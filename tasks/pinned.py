@@ -1,4 +1,4 @@
-"""What a recipe leaves open is fixed by sha256 before a run: the champion's tokenizer, the content of word lists."""
+"""What a recipe leaves open is fixed by sha256 before a run: tokenizers that it does not learn, word lists."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 
 def keep_tokenizer(ws: Workspace, model: Path) -> str:
     """Keep the tokenizer of a model's folder; returns the digest that it is found by."""
-    from llm_core.tokenizer import tokenizer_digest
-
-    digest = tokenizer_digest(model)
+    digest = _digest(model)
     place = ws.tokenizers / digest
     if not place.exists():
         draft = place.with_name(f".{digest}.{os.getpid()}")
@@ -36,7 +34,7 @@ def pinned(ws: Workspace, recipe: Recipe) -> Recipe:
 
 def _with_word_lists(ws: Workspace, recipe: Recipe) -> Recipe:
     lists = recipe.clean.toxicity
-    if not lists.words:
+    if not lists.words or lists.sha256:
         return recipe
     from llm_core.text.toxicity import words_sha256
 
@@ -45,17 +43,27 @@ def _with_word_lists(ws: Workspace, recipe: Recipe) -> Recipe:
 
 
 def _with_tokenizer(ws: Workspace, recipe: Recipe) -> Recipe:
-    """The champion's tokenizer by name and digest, where the recipe asks for that.
+    """The tokenizer of a folder by its digest, the champion's by name and digest.
 
     Without a champion, or with one that was registered before tokenizers were kept, the vocabulary is learned.
     """
-    if recipe.tokenizer.source != "champion":
+    cfg = recipe.tokenizer
+    if cfg.source == "learn" or cfg.sha256:
         return recipe
+    pin = _champions(ws, recipe) if cfg.source == "champion" else {"sha256": _digest(ws.root / cfg.folder)}
+    return recipe.model_copy(update={"tokenizer": cfg.model_copy(update=pin)})
+
+
+def _champions(ws: Workspace, recipe: Recipe) -> dict[str, str]:
     ledger = Ledger(ws.home)
     champion = ledger.champion(recipe.register_.line)
     body = registered(ledger, champion.line, champion.body["version"]).body if champion else {}
-    pin = {"source": "learn", "folder": "", "sha256": ""}
-    if champion and "tokenizer" in body:
-        name = f"{champion.line}@{champion.body['version']}"
-        pin = {"source": "champion", "folder": name, "sha256": body["tokenizer"]}
-    return recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update=pin)})
+    if champion is None or "tokenizer" not in body:
+        return {"source": "learn", "folder": "", "sha256": ""}
+    return {"folder": f"{champion.line}@{champion.body['version']}", "sha256": body["tokenizer"]}
+
+
+def _digest(tokenizer: Path) -> str:
+    from llm_core.tokenizer import tokenizer_digest
+
+    return tokenizer_digest(tokenizer)

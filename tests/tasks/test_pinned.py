@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Clean, Recipe, Tokenizer
 from llm_core.config.data import Toxicity
-from llm_core.tokenizer import TokenizerError
+from llm_core.tokenizer import TokenizerError, tokenizer_digest
 from tasks.champions import promote
 from tasks.ledger import Ledger
 from tasks.pinned import keep_tokenizer, pinned
@@ -66,6 +67,29 @@ def test_the_stage_takes_the_kept_tokenizer_and_no_other(
         Draft(tmp_path / "other", "tokenizer", "tokenizer", pins=ws.tokenizers) as out,
     ):
         tokenizer(cfg, cleaned, out)
+
+
+def test_a_folders_tokenizer_is_fixed_by_its_digest(ws: Workspace, vocabulary: Artifact, tmp_path: Path) -> None:
+    shutil.copytree(vocabulary.path, tmp_path / "theirs")
+    recipe = Recipe(tokenizer=Tokenizer(source="folder", folder="theirs"))
+    first = pinned(ws, recipe)
+    assert first.tokenizer.sha256 == tokenizer_digest(vocabulary.path)
+    config = tmp_path / "theirs" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("<|endoftext|>", "<|im_end|>"))
+    assert pinned(ws, recipe) != first
+
+
+def test_what_a_recipe_has_pinned_already_stays(ws: Workspace, tmp_path: Path) -> None:
+    _register(ws, 1, tokenizer="1" * 64)
+    promote(Ledger(ws.home), "demo", 1, "first")
+    (tmp_path / "words.txt").write_text("darn\n")
+    words = Toxicity(words=("words.txt",), sha256="3" * 64)
+    for held in (
+        Tokenizer(source="champion", folder="demo@0", sha256="2" * 64),
+        Tokenizer(source="folder", folder="gone", sha256="2" * 64),
+    ):
+        recipe = Recipe(tokenizer=held, clean=Clean(toxicity=words))
+        assert pinned(ws, recipe) == recipe
 
 
 def test_an_edited_word_list_changes_the_recipe(ws: Workspace, tmp_path: Path) -> None:
