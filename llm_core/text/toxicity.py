@@ -30,9 +30,9 @@ def flag_toxicity(document: Document, cfg: Clean) -> Document | Rejection:
     """Reject a document in which listed words and phrases are a larger share of the words than allowed.
 
     Words are compared whole and case-folded; those of scripts without spaces wherever their characters are in a row.
-    Raises WordListError when a list of clean.toxicity.words cannot be used.
+    Raises WordListError when a list of clean.toxicity.words cannot be used, or is not the one that the recipe means.
     """
-    hits = _phrases(cfg.toxicity.words).count(document.text.casefold())
+    hits = _phrases(cfg.toxicity.words, cfg.toxicity.sha256).count(document.text.casefold())
     share = hits / max(len(document.measures.words), 1) if hits else 0.0
     if share > cfg.toxicity.max_share:
         return Rejection("toxic", f"{share:.4f} of the words are listed, {cfg.toxicity.max_share} allowed")
@@ -41,7 +41,7 @@ def flag_toxicity(document: Document, cfg: Clean) -> Document | Rejection:
 
 def words_sha256(places: Sequence[str], base: Path = Path()) -> str:
     """Digest of the lists' content, for keys of what depends on them; raises WordListError as the rule does."""
-    return hashlib.sha256(b"\0".join(_read(place, base) for place in places)).hexdigest()
+    return _digest([_read(place, base) for place in places])
 
 
 class Phrases:
@@ -76,12 +76,22 @@ def _either(phrases: list[str]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _phrases(places: tuple[str, ...]) -> Phrases:
-    lines = [line for place in places for line in _read(place, Path()).decode("utf-8-sig").splitlines()]
+def _phrases(places: tuple[str, ...], sha256: str) -> Phrases:
+    contents = [_read(place, Path()) for place in places]
+    if sha256 not in ("", _digest(contents)):
+        raise WordListError(
+            f"clean.toxicity.words: {', '.join(places)}: not the lists that the recipe means, whose digest is {sha256}; "
+            "bring them back, or leave clean.toxicity.sha256 out"
+        )
+    lines = [line for content in contents for line in content.decode("utf-8-sig").splitlines()]
     listed = {" ".join(line.casefold().split()) for line in lines if not line.startswith("#")} - {""}
     if not listed:
         raise WordListError(f"clean.toxicity.words: {', '.join(places)}: no words in there; write one a line")
     return Phrases(sorted(listed))
+
+
+def _digest(contents: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()
 
 
 def _read(place: str, base: Path) -> bytes:

@@ -84,9 +84,14 @@ def test_the_rule_without_a_list_is_refused_with_the_recipe() -> None:
         Clean(rules=("toxicity",))
 
 
-def test_the_digest_of_the_lists_follows_their_content(tmp_path: Path) -> None:
-    path = tmp_path / "words.txt"
-    path.write_text("a")
-    before = words_sha256([str(path)])
-    path.write_text("b")
-    assert words_sha256([str(path)]) != before
+def test_a_list_that_was_edited_in_between_is_not_taken_for_the_pinned_one(tmp_path: Path) -> None:
+    def pinned(listed: str) -> Clean:
+        cfg = config(tmp_path, listed)
+        fixed = cfg.toxicity.model_copy(update={"sha256": words_sha256(cfg.toxicity.words)})
+        return cfg.model_copy(update={"toxicity": fixed})
+
+    unread = pinned("blow")
+    assert not is_rejected("oh darn it", pinned("heck"))
+    assert is_rejected("oh darn it", pinned("darn"))  # the same file, read again in the same process
+    with pytest.raises(WordListError, match=r"words\.txt: not the lists that the recipe means, whose digest is"):
+        is_rejected("oh darn it", unread)
