@@ -12,7 +12,7 @@ from llm_core.parts import link, make_parts, open_memo
 from llm_core.text.shards import DOCUMENTS, shards
 from llm_core.text.split import SPLITS
 from llm_core.text.token_array import TABLE, Tokenizing, token_files
-from llm_core.tokenizer import Tokenizer
+from llm_core.tokenizer import Tokenizer, tokenizer_digest
 from llm_core.workers import open_pool
 
 
@@ -25,7 +25,7 @@ def tokenize(cfg: Tokenize, documents: Artifact, tokenizer: Artifact, out: Draft
             shard=path,
             sha256=documents.files[path.name]["sha256"],
             tokenizer=tokenizer.path,
-            tokenizer_key=str(tokenizer.files["tokenizer.json"]["sha256"]),
+            tokenizer_key=tokenizer_digest(tokenizer.path),
             batch_documents=cfg.batch_documents,
             code=out.code,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +72,17 @@ def test_a_document_that_spells_the_end_token_is_still_one_document(vocabulary: 
         again = tokenize(Tokenize(), documents, vocabulary, out)
     ids = open_tokens(again.path, "test")[:]
     assert (ids == 0).nonzero()[0].tolist() == [len(ids) - 1]
+
+
+def test_tokens_are_made_anew_when_only_the_end_token_changes(
+    cleaned: Artifact, vocabulary: Artifact, tmp_path: Path
+) -> None:
+    for number, end in enumerate(("<|endoftext|>", "<|im_end|>")):
+        with Draft(tmp_path / f"vocabulary{number}", "tokenizer", "tokenizer") as out:
+            # The same tokenizer.json; what ends a document is said beside it.
+            shutil.copyfile(vocabulary.path / "tokenizer.json", out.path / "tokenizer.json")
+            (out.path / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+            ended = out.publish({})
+        with Draft(tmp_path / f"tokens{number}", "tokens", "tokenize", memo=tmp_path / "memo") as out:
+            made = tokenize(Tokenize(), cleaned, ended, out)
+        assert open_tokens(made.path, "train")[:][-1] == made.stats["end_id"] == 2 * number
