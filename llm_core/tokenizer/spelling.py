@@ -77,8 +77,7 @@ def _reader(settings: Mapping[str, Any]) -> Callable[[str], bytes]:
     decoder = settings["decoder"] or {}
     steps = {step["type"]: step for step in decoder.get("decoders", [decoder] if decoder else [])}
     if "ByteLevel" in steps:
-        letters = byte_letters()
-        return lambda token: bytes(letters[letter] for letter in token)
+        return _letter_bytes
     if "WordPiece" in steps:
         prefix = steps["WordPiece"]["prefix"]
         return lambda token: (token.removeprefix(prefix) if token.startswith(prefix) else f" {token}").encode()
@@ -86,6 +85,12 @@ def _reader(settings: Mapping[str, Any]) -> Callable[[str], bytes]:
         return _piece_bytes
     known = "ByteLevel, Metaspace, WordPiece"
     raise TokenizerError(f"decoder {'+'.join(steps) or 'none'}: how it spells bytes is unknown; known are {known}")
+
+
+def _letter_bytes(token: str) -> bytes:
+    letters = byte_letters()
+    # An entry with other letters stands for itself, as in `tokenizers`' own decoder.
+    return bytes(map(letters.__getitem__, token)) if letters.keys() >= set(token) else token.encode()
 
 
 def _piece_bytes(piece: str) -> bytes:

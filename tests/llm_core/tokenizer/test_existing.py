@@ -70,6 +70,15 @@ def test_a_folders_own_end_token_is_kept(tmp_path: Path) -> None:
         assert tokenizer.decode([0, *tokenizer.encode("a</s>"), 1]) == "a</s>"
 
 
+def test_an_entry_that_is_not_spelled_in_letters_of_bytes_stands_for_itself(tmp_path: Path) -> None:
+    settings = json.loads(byte_level().to_str())
+    settings["model"]["vocab"]["▁ reserved"] = 600
+    foreign = RustTokenizer.from_str(json.dumps(settings))
+    tokenizer = read_existing(save_foreign(tmp_path, foreign))
+    assert tokenizer.decode([600]) == foreign.decode([600]) == "▁ reserved"
+    assert tokenizer.decode(tokenizer.encode("▁ reserved")) == "▁ reserved"
+
+
 @pytest.mark.parametrize("config", [{}, {"eos_token": None}, {"eos_token": "<not in it>"}])
 def test_without_an_end_token_of_its_own_one_is_added(config: dict[str, object], tmp_path: Path) -> None:
     tokenizer = read_existing(save_foreign(tmp_path, byte_level(), **config))
