@@ -17,8 +17,8 @@ SHAPES = re.compile(
             r"(?:\+|00) ?[1-9][0-9]{0,2}[ .\-/]{0,2}(?:\(0?[0-9]{0,5}\)[ .\-/]{0,2})?[0-9](?:[ .\-/]{0,2}[0-9]){4,12}",
             # North America: (212) 555-0100, 1-212-555-0100, 212.555.0100.
             r"(?:1[ .-]?(?=\()|1[ .-])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}",
-            # With a trunk zero: 01 23 45 67 89, 030/123456, (020) 7946 0958, 010-12345678.
-            r"0[1-9](?:[ .-][0-9]{2}){4}",
+            # With a trunk zero: 01 23 45 67 89, 030/123456, (020) 7946 0958, 010-12345678. More pairs are a list.
+            r"(?<!\b[0-9]{2}[ .-])0[1-9](?:[ .-][0-9]{2}){4}(?![ .-][0-9]{2}\b)",
             # Nine digits at least, and no part of the address of a page.
             r"(?<![/=.])(?=(?:[^0-9]{0,3}[0-9]){9})\(?0[1-9][0-9]{1,3}\)?(?:[ .\-/]{1,3}[0-9]{2,8}){1,4}",
             # Chinese mobile phones: 138-0013-8000.
@@ -30,7 +30,7 @@ SHAPES = re.compile(
 )
 ANNOUNCED = re.compile(r"[0-9(+][0-9 ().\-/]{5,18}[0-9]" + AFTER)
 ANNOUNCEMENT = re.compile(
-    r"(?:\b(?:tele)?(?:phone|fon|fax)|\b(?:tele?f?|tlf|mob(?:ile)?|gsm|cell|call|dial|voice|hotline|handy|ph)|电话|手机|传真|联系方式)"
+    r"(?:\b(?:tele)?(?:phone|fon|fax)|\b(?:tele?f?|tlf|mob(?:ile)?|gsm|cell|call|dial|voice|hotline|handy|ph)|电话|手机|传真|热线|致电|拨打|联系方式)"
     r"(?: ?(?:number|nummer|no|nr|us|us at|at|on|号码?))?[\s.:#=(：]{0,4}\Z",
     re.IGNORECASE,
 )
