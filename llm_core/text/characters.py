@@ -41,14 +41,6 @@ VARIATION_SELECTORS = slice(0xE0100, 0xE01F0)
 # Marks that are always by themselves: hyphens, dashes and ellipses.
 SEPARATORS = frozenset("-~…\u2010\u2011\u2012\u2013\u2014\u2015")
 ROLES = dict.fromkeys("'\u2019", JOINER | APOSTROPHE) | dict.fromkeys(",:/=<>", FIGURES) | dict.fromkeys(SEPARATORS, 0)
-SENTENCE_ENDS = ".!?։؝؞؟۔।॥၊။።፧፨។៕᠃᠉‼‽⁇⁈⁉⸮⸼。﹒﹖﹗！．？｡"
-"""Marks with Unicode's property Sentence_Terminal, of the scripts in use today."""
-
-LAST_LATIN_1 = 0xFF
-# Planes 2 and 3 hold ideographs alone; above are unassigned and private code points, but for variation selectors.
-FIRST_IDEOGRAPH_PLANE = 0x20000
-END_OF_IDEOGRAPHS = 0x40000
-VARIATION_SELECTORS = slice(0xE0100, 0xE01F0)
 
 
 def characters_of(text: str) -> tuple[Codes, Flags]:

@@ -36,11 +36,6 @@ SUSPECT = re.compile(f"[^\x00-\x7f]{{2,}}|[ŒœÃÂ{CHANGED}]")
 REACH = 6
 
 
-def words(text: str) -> list[str]:
-    """The words of a text: runs between white space, single characters of scripts without spaces."""
-    return WORD.findall(text)
-
-
 def normalise_unicode(document: Document, cfg: Clean) -> Document:
     """Mend mojibake, compose to NFC, unify line endings, and drop control and invisible characters."""
     if not _may_change(document.text):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from llm_core.config import Clean
 from llm_core.text import filters
 from llm_core.text.document import Document, Rejection
-from llm_core.text.filters import words
 
 LENIENT = Clean(min_words=0, max_symbol_share=1, min_alpha_word_share=0, max_repeated_line_share=1)
 PROSE = "It was the best of times, it was the worst of times; we had everything before us, we had nothing before us.\n"
@@ -165,7 +164,7 @@ def test_good_text_of_other_scripts_is_kept(text: str) -> None:
 
 
 def test_words_of_scripts_without_spaces_are_their_characters() -> None:
-    assert words("two words 春眠不 ok。") == ["two", "words", "春", "眠", "不", "ok。"]
+    assert filters.WORD.findall("two words 春眠不 ok。") == ["two", "words", "春", "眠", "不", "ok。"]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "\x00", "\u200b"])

@@ -96,11 +96,6 @@ def test_documents_that_spell_control_tokens_get_no_control_ids(learned: Tokeniz
         assert controls.isdisjoint(ids.tolist())
 
 
-def test_threads_change_nothing(learned: Tokenizer) -> None:
-    alone, together = learned.encode_documents(HOSTILE), learned.encode_documents(HOSTILE, threads=3)
-    assert [ids.tolist() for ids in alone] == [ids.tolist() for ids in together]
-
-
 def test_arrays_are_as_small_as_the_vocabulary_allows(learned: Tokenizer) -> None:
     assert {ids.dtype for ids in learned.encode_documents(["", "text", "x" + " " * LONG])} == {np.dtype(np.uint16)}
     large = json.loads(learned._saved.to_str())
