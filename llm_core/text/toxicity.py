@@ -80,8 +80,8 @@ def _phrases(places: tuple[str, ...], sha256: str) -> Phrases:
     contents = [_read(place, Path()) for place in places]
     if sha256 not in ("", _digest(contents)):
         raise WordListError(
-            f"clean.toxicity.words: {', '.join(places)}: not the lists that the recipe means, whose digest is {sha256}; "
-            "bring them back, or leave clean.toxicity.sha256 out"
+            f"clean.toxicity.words: {', '.join(places)}: not the lists that the recipe means, whose digest is "
+            f"{sha256}; bring them back, or leave clean.toxicity.sha256 out"
         )
     lines = [line for content in contents for line in content.decode("utf-8-sig").splitlines()]
     listed = {" ".join(line.casefold().split()) for line in lines if not line.startswith("#")} - {""}
