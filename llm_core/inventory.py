@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,16 @@ from stat import S_ISREG
 from typing import Any
 
 from llm_core.config import Collect
-from llm_core.sources import DATASET_SCHEME, SourceError, is_remote, list_dataset, list_files, list_remote
+from llm_core.sources import (
+    DATASET_SCHEME,
+    SourceError,
+    is_remote,
+    is_web,
+    list_dataset,
+    list_files,
+    list_remote,
+    remote_errors,
+)
 
 FORMAT = 2
 HASHES = "inventory.json"
@@ -27,6 +37,8 @@ DOWNLOADS = "downloads"
 # A file touched this recently may change once more under the same timestamp, so its hash is not remembered.
 SETTLED_SECONDS = 2.0
 BLOCK_BYTES = 2**20
+WEB_MARKS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
+"""Headers by which a web server tells versions of a file apart."""
 
 
 @dataclass(frozen=True)
@@ -187,20 +199,18 @@ class _Hashes:
         return SourceFile(path=name, bytes=stat.st_size, sha256=digest)
 
     def of_remote(self, url: str) -> SourceFile:
-        """Name, size and sha256 of a file behind a URL, which is downloaded unless its marks are known."""
-        import fsspec
-
+        """Name, size and sha256 of a file behind a URL, which is downloaded unless this version of it was before."""
         try:
-            fs, place = fsspec.core.url_to_fs(url)
-            marks = [str(fs.ukey(place)), fs.size(place) or 0]
-            digest = self._remembered(url, marks)
-            if digest is None:
+            version = _remote_version(url)
+            known = self._known.get(url)
+            if version and known and known[0] == version:
+                size, digest = known[1:]
+            else:
                 digest, size = download(url, self._home)
-                marks[-1] = size
         except OSError as problem:
             return SourceFile(url, 0, "", problem=f"cannot be read ({problem})")
-        self._used[url] = [*marks, digest]
-        return SourceFile(path=url, bytes=int(marks[-1]), sha256=digest)
+        self._used[url] = [version, size, digest]
+        return SourceFile(path=url, bytes=size, sha256=digest)
 
     def save(self) -> None:
         """Remember what was used; files of other recipes stay remembered too."""
@@ -212,28 +222,44 @@ class _Hashes:
         return str(entry[-1]) if entry is not None and entry[:-1] == marks else None
 
 
+def _remote_version(url: str) -> str:
+    """What changes when the file behind a URL does; empty where a web server does not say."""
+    import fsspec
+
+    with remote_errors():
+        fs, place = fsspec.core.url_to_fs(url)
+        if not is_web(place):
+            return str(fs.ukey(place))
+        info = fs.info(place)
+    marks = [info.get(name) for name in WEB_MARKS]
+    return json.dumps([*marks, info["size"]]) if any(marks) else ""
+
+
 def download(url: str, home: Path | None, expected: str = "") -> tuple[str, int]:
     """Fetch a remote file; its sha256 and size. It is kept in `home`, if there is one, under its sha256.
 
-    Raises SourceError when `expected` is another sha256: the file was changed.
+    Raises OSError when it cannot be fetched, SourceError when `expected` is another sha256: the file was changed.
     """
     import fsspec
 
     folder = home / DOWNLOADS if home else None
-    part = folder / f".part-{os.getpid()}" if folder else Path(os.devnull)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
-    with fsspec.open(url, "rb") as remote, open(part, "wb") as local:
-        while block := remote.read(BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-            local.write(block)
-    if expected and digest.hexdigest() != expected:
-        part.unlink()
-        raise SourceError(f"{url}: changed after the inventory was taken; run again")
     if folder:
-        os.replace(part, folder / digest.hexdigest())
-    return digest.hexdigest(), size
+        folder.mkdir(parents=True, exist_ok=True)
+    hashed, size = hashlib.sha256(), 0
+    # A folder of its own, because other threads and machines may be fetching the same file.
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as own:
+        part = Path(own, "part" if folder else os.devnull)
+        with remote_errors(), fsspec.open(url, "rb") as remote, open(part, "wb") as local:
+            while block := remote.read(BLOCK_BYTES):
+                hashed.update(block)
+                size += len(block)
+                local.write(block)
+        digest = hashed.hexdigest()
+        if expected and digest != expected:
+            raise SourceError(f"{url}: changed after the inventory was taken; run again")
+        if folder:
+            os.replace(part, folder / digest)
+    return digest, size
 
 
 def _is_unicode(name: str) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import parse_qsl
 
 PACKAGE_SCHEME = "pkg://"
@@ -74,24 +76,38 @@ def list_remote(source: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     """URLs of the files of a remote source: a file, a glob, or a folder (read recursively).
 
     ``hf://datasets/USER/NAME@REVISION/...`` reads a data set of the Hugging Face hub; the revision keeps it the same.
-    Raises SourceError when the library for its scheme is missing, or nothing answers.
+    Raises SourceError when the library for its scheme is missing, nothing answers, or a glob matches nothing.
     """
     import fsspec
 
     try:
-        fs, place = fsspec.core.url_to_fs(source)
-        if glob.has_magic(place):
-            found = fs.glob(place)
-        elif fs.isdir(place):
-            found = [path for path in fs.find(place) if path.lower().endswith(_endings(suffixes))]
-        else:
-            found = [place]
-            fs.info(place)
+        with remote_errors():
+            fs, place = fsspec.core.url_to_fs(source)
+            fs.invalidate_cache()
+            found = _remote_files(fs, place, _endings(suffixes))
     except ImportError as problem:
         raise SourceError(f"{source}: {problem}; install that library, or use another scheme") from None
-    except (OSError, ValueError) as problem:
+    except OSError as problem:
         raise SourceError(f"{source}: cannot be listed ({problem}); check the address and your access") from None
+    if not found and glob.has_magic(place):
+        raise SourceError(f"{source}: matches no file; change collect.sources")
     yield from (fs.unstrip_protocol(path) for path in sorted(found))
+
+
+@contextmanager
+def remote_errors() -> Iterator[None]:
+    """Make an OSError of whatever the library of a scheme raises: each has errors of its own."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as problem:
+        raise OSError(f"{type(problem).__name__}: {problem}") from None
+
+
+def is_web(place: str) -> bool:
+    """Whether a URL is one of the web, whose pages fsspec takes for folders of their links, and for unchanging."""
+    return place.startswith(("http://", "https://"))
 
 
 def resolve(name: str, base: Path) -> Path:
@@ -109,19 +125,32 @@ def resolve(name: str, base: Path) -> Path:
     return next((place for place in places if place.exists()), places[0])
 
 
+def _remote_files(fs: Any, place: str, endings: tuple[str, ...]) -> list[str]:
+    def below(folder: str) -> list[str]:
+        return [path for path in fs.find(folder) if path.lower().endswith(endings)]
+
+    if glob.has_magic(place):
+        matches = fs.glob(place, detail=True).items()
+        return [file for path, info in matches for file in (below(path) if info["type"] == "directory" else [path])]
+    if place.endswith("/") if is_web(place) else fs.isdir(place):
+        return below(place)
+    fs.info(place)
+    return [place]
+
+
 def _glob(source: str, suffixes: tuple[str, ...], base: Path) -> Iterator[tuple[str, Path]]:
-    pattern = str(resolve(source, base))
-    found = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
+    """Files and folders that match, by names that begin where the source's does."""
+    scheme, start, pattern = "", base, str(Path(source).expanduser())
+    if source.startswith(PACKAGE_SCHEME):
+        package, _, pattern = source.removeprefix(PACKAGE_SCHEME).partition("/")
+        scheme = f"{PACKAGE_SCHEME}{package}/"
+        start = resolve(scheme, base)
+    found = sorted(glob.glob(pattern, root_dir=start, recursive=True))
     if not found:
-        raise SourceError(f"{source}: matches no file ({pattern}); change collect.sources")
-    start = resolve("", base) if not source.startswith(PACKAGE_SCHEME) else None
+        raise SourceError(f"{source}: matches no file ({start / pattern}); change collect.sources")
     for path in found:
-        inside = path.is_relative_to(start) if start is not None else False
-        name = path.relative_to(start).as_posix() if start is not None and inside else path.as_posix()
-        if path.is_dir():
-            yield from list_files(name, suffixes, base)
-        else:
-            yield _printable(name), path
+        name = Path(path).relative_to(base).as_posix() if Path(path).is_relative_to(base) else path
+        yield from list_files(scheme + name, suffixes, base)
 
 
 def _walk(source: str, folder: Path, endings: tuple[str, ...]) -> list[Path]:

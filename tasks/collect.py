@@ -23,8 +23,8 @@ SUITES = "suites"
 def collect(cfg: Collect, inventory: Inventory, out: Draft, may_be_empty: bool = False) -> Artifact:
     """Read every file of the inventory into Parquet shards of documents, rejected records and the sources' structure.
 
-    A shard's name is STEM-BATCH-PART-NUMBER; those of evaluation suites lie in suites/NUMBER, listed in suites.json, and
-    their parts are counted apart, so that new data leave their names alone.
+    A shard's name is STEM-BATCH-PART-NUMBER; those of evaluation suites lie in suites/NUMBER, listed in suites.json.
+    Parts are counted for each suite anew, so that more data leave its shards' names alone.
     Raises SourceError when a file is not the inventory's any more, or, unless it `may_be_empty`, without a document.
     """
     parts = cut(cfg, out.code, inventory)

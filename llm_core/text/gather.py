@@ -6,8 +6,11 @@ A part is a run of files of one batch, in the inventory's order; its files are r
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,7 +75,7 @@ class Gathering:
             yield Tile(0, 0, file.sha256, Rejection("unreadable", file.problem), unit="file")
             return
         with (
-            open_unchanged(file, self.inventory) as stored,
+            _reading(file, self.inventory) as stored,
             open_content(stored, file.path, self.cfg.max_expansion) as content,
         ):
             yield from _joined(read_tiles(content, self.cfg))
@@ -108,15 +111,48 @@ def open_unchanged(file: SourceFile, inventory: Inventory) -> BinaryIO:
 
     Raises SourceError when the file is gone or was changed since the inventory was taken.
     """
+    stored = _open(file, inventory)
     try:
-        stored = open(_place(file, inventory), "rb")  # noqa: SIM115 (the caller closes it)
-    except OSError as problem:
-        raise SourceError(f"{file.path}: cannot be read any more ({problem.strerror}); run again") from None
-    if hashlib.file_digest(stored, "sha256").hexdigest() != file.sha256:
+        _verify(stored, file)
+    except SourceError:
         stored.close()
-        raise SourceError(f"{file.path}: changed after the inventory was taken; run again")
-    stored.seek(0)
+        raise
     return stored
+
+
+@contextmanager
+def _reading(file: SourceFile, inventory: Inventory) -> Iterator[BinaryIO]:
+    """As `open_unchanged`; raises SourceError also when the file is changed before the end of the block."""
+    with _open(file, inventory) as stored:
+        state = _state(stored)
+        _verify(stored, file)
+        yield stored
+        if _state(stored) != state:
+            raise _changed(file)
+
+
+def _open(file: SourceFile, inventory: Inventory) -> BufferedReader:
+    try:
+        return open(_place(file, inventory), "rb")
+    except OSError as problem:
+        raise SourceError(f"{file.path}: cannot be read any more ({problem.strerror or problem}); run again") from None
+
+
+def _verify(stored: BufferedReader, file: SourceFile) -> None:
+    if hashlib.file_digest(stored, "sha256").hexdigest() != file.sha256:
+        if is_remote(file.path):
+            Path(stored.name).unlink(missing_ok=True)  # the download is damaged: the next run fetches it again
+        raise _changed(file)
+    stored.seek(0)
+
+
+def _state(stored: BinaryIO) -> tuple[int, int]:
+    stat = os.fstat(stored.fileno())
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _changed(file: SourceFile) -> SourceError:
+    return SourceError(f"{file.path}: changed after the inventory was taken; run again")
 
 
 def _place(file: SourceFile, inventory: Inventory) -> Path:

@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -170,6 +173,7 @@ def test_package_data_is_found_without_running_the_package(tmp_path: Path, monke
     taken = take_inventory(("pkg://loudpackage/data",), tmp_path)
     assert [file.path for file in taken.files] == ["pkg://loudpackage/data/x.txt"]
     assert resolve(taken.files[0].path, Path("/nowhere")) == package / "data" / "x.txt"
+    assert take_inventory(("pkg://loudpackage/*/*.txt", "pkg://loudpackage/d*"), tmp_path) == taken
     assert "loudpackage" not in sys.modules
 
 
@@ -248,6 +252,74 @@ def test_files_behind_a_url_are_kept_and_not_fetched_twice(base: Path, monkeypat
     assert take_inventory(("memory://corpus/*.txt",), base, base / "home").files[0].bytes == 7
     with pytest.raises(SourceError, match=r"memory:///corpus/a\.txt: changed after the inventory was taken"):
         inventory_module.download("memory:///corpus/a.txt", base / "home", expected="0" * 64)
+
+
+def test_a_remote_glob_takes_folders_and_says_when_it_matches_nothing(base: Path) -> None:
+    fsspec.filesystem("memory").pipe({"/glob/a.txt": b"one", "/glob/deep/c.txt": b"three", "/glob/deep/d.bin": b"no"})
+    taken = take_inventory(("memory://glob/*",), base)
+    assert {file.path for file in taken.files} == {"memory:///glob/a.txt", "memory:///glob/deep/c.txt"}
+    with pytest.raises(SourceError, match=r"memory://glob/\*\.md: matches no file"):
+        take_inventory(("memory://glob", "memory://glob/*.md"), base)
+
+
+class Site(BaseHTTPRequestHandler):
+    """A web site whose pages are in `pages`; its ETags are the hashes of what it sends."""
+
+    pages: ClassVar[dict[str, bytes]] = {}
+    has_etags: ClassVar[bool] = True
+
+    def do_GET(self) -> None:
+        content = self.pages.get(self.path.partition("?")[0])
+        # A server may tell the size of what it does not give away.
+        is_refused = self.path == "/refused.txt" and self.command == "GET"
+        self.send_response(403 if is_refused else 404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.send_header("Content-Type", "text/html")
+        if self.has_etags:
+            self.send_header("ETag", hashlib.sha256(content or b"").hexdigest())
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content or b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_page_of_the_web_is_a_file_though_it_has_links(site: str, base: Path) -> None:
+    page = b'<html><a href="other.txt">x</a><p>text</p></html>'
+    Site.pages = {"/page.html": page, "/page.html/other.txt": b"another", "/refused.txt": b"no"}
+    taken = take_inventory((f"{site}/page.html?full=1", f"{site}/page.html", f"{site}/refused.txt"), base)
+    assert {(file.path, file.bytes) for file in taken.files if not file.problem} == {
+        (f"{site}/page.html?full=1", len(page)),
+        (f"{site}/page.html", len(page)),
+    }
+    [problem] = [file.problem for file in taken.files if file.problem]
+    assert problem.startswith("cannot be read (ClientResponseError: 403")
+    for absent in (f"{site}/absent.txt", f"{site}/absent.txt?full=1"):
+        with pytest.raises(SourceError, match=r"absent\.txt.*: (cannot be listed|matches no file)"):
+            take_inventory((absent, f"{site}/page.html"), base)
+
+
+@pytest.mark.parametrize("has_etags", [True, False])
+def test_a_page_that_changed_is_fetched_again_though_its_size_is_the_same(
+    has_etags: bool, site: str, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Site, "has_etags", has_etags)
+    for content in (b"one", b"two"):
+        Site.pages = {"/a.txt": content}
+        [file] = take_inventory((f"{site}/a.txt",), base, base / "home").files
+        assert (base / "home" / "downloads" / file.sha256).read_bytes() == content
+    assert sorted(path.name[0] != "." for path in (base / "home" / "downloads").iterdir()) == [True, True]
 
 
 def test_the_files_of_a_data_sets_configuration_and_split_are_taken(base: Path) -> None:

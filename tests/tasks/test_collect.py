@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from llm_core.artifact import Artifact, Draft
@@ -13,7 +14,9 @@ from llm_core.config import Collect, Workers
 from llm_core.inventory import Inventory, take_inventory
 from llm_core.sources import SourceError
 from llm_core.text import gather
-from llm_core.text.document import Document
+from llm_core.text.content import Content
+from llm_core.text.document import Document, Tile
+from llm_core.text.readers import read_tiles
 from llm_core.text.shards import (
     DOCUMENTS,
     REJECTED,
@@ -141,6 +144,30 @@ def test_a_file_that_changed_after_the_inventory_stops_the_stage(own_inventory: 
     with pytest.raises(SourceError, match=r"texts/doc05\.txt: cannot be read any more"):
         _collect(own_inventory, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+    own_inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_late(content: Content, cfg: Collect) -> Iterator[Tile]:
+        if content.name == "texts/doc05.txt":
+            (tmp_path / content.name).write_text("changed")
+        return read_tiles(content, cfg)
+
+    monkeypatch.setattr(gather, "read_tiles", read_late)
+    with pytest.raises(SourceError, match=r"texts/doc05\.txt: changed after the inventory was taken; run again"):
+        _collect(own_inventory, tmp_path / "new", tmp_path / "memo")
+    assert not (tmp_path / "new").exists() and not list((tmp_path / "memo").glob("*/*"))
+
+
+def test_a_damaged_download_is_fetched_again_by_the_next_run(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe("/damaged/a.txt", b"a document")
+    cfg = Collect(sources=("memory://damaged/a.txt",))
+    inventory = take_inventory(cfg, tmp_path, tmp_path / "home")
+    (tmp_path / "home" / "downloads" / inventory.files[0].sha256).write_bytes(b"a docum")
+    with pytest.raises(SourceError, match="run again"):
+        _collect(inventory, tmp_path / "out")
+    assert _collect(inventory, tmp_path / "out").stats["kept"] == 1
 
 
 def test_a_corpus_without_one_good_document_is_an_error(tmp_path: Path) -> None:
