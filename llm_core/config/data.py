@@ -114,7 +114,7 @@ class Contract(Section):
     max_drift: float = Field(default=1.0, ge=0, le=1)
     """Largest Jensen-Shannon distance (0 alike, 1 apart) of the newest batch's lengths or languages from all others."""
     min_batch_documents: int = Field(default=30, ge=1)
-    """Batches with fewer records are judged only together with the others: chance decides their shares and medians."""
+    """Batches with fewer records are judged only together with the others; so are medians of fewer documents."""
 
     @model_validator(mode="after")
     def _median_can_be_met(self) -> Contract:

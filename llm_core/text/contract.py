@@ -116,8 +116,7 @@ def batch_table(contract: Contract, batches: Sequence[Profile]) -> pd.DataFrame:
 
     rows = {batch.batch: _facts(batch, contract) for batch in batches if _is_judged(batch, contract)}
     if batches and batches[-1].batch in rows:
-        drifts = drift_of_last(batches) if _is_judged(total(batches[:-1]), contract) else {}
-        rows[batches[-1].batch] |= {f"{name.removesuffix('s')}_drift": each.distance for name, each in drifts.items()}
+        rows[batches[-1].batch] |= _drifts(contract, batches)
     together = total(batches, ALL)
     if len(batches) > 1 and _is_judged(together, contract):
         rows[ALL] = _facts(together, contract)
@@ -162,12 +161,21 @@ def _is_judged(batch: Profile, contract: Contract) -> bool:
 
 def _facts(batch: Profile, contract: Contract) -> dict[str, float]:
     expected = sum(batch.language_documents[code] for code in set(contract.languages))
+    are_enough = batch.kept >= contract.min_batch_documents
     return {
         "rejected_share": (batch.rejected.total() - batch.duplicates) / batch.records_in,
         "duplicate_share": batch.duplicates / batch.records_in,
-        "language_share": expected / batch.kept if contract.languages and batch.kept else math.nan,
-        "median_bytes": batch.quantile(0.5),
+        "language_share": expected / batch.kept if contract.languages and are_enough else math.nan,
+        "median_bytes": batch.quantile(0.5) if are_enough else math.nan,
     }
+
+
+def _drifts(contract: Contract, batches: Sequence[Profile]) -> dict[str, float]:
+    """The newest batch's drifts that are more than chance."""
+    if min(batches[-1].kept, total(batches[:-1]).kept) < contract.min_batch_documents:
+        return {}
+    drifts = drift_of_last(batches).items()
+    return {f"{name[:-1]}_drift": each.distance for name, each in drifts if each.distance > each.by_chance}
 
 
 def _sentence(failure: _Failure, contract: Contract, batches: Sequence[Profile]) -> str:
@@ -184,7 +192,7 @@ def _evidence(failure: _Failure, batches: Sequence[Profile]) -> str:
     batch = next((batch for batch in batches if batch.batch == failure.batch), None) or total(batches)
     if column.endswith("_drift"):
         by_chance = drift_of_last(batches)[f"{column.removesuffix('_drift')}s"].by_chance
-        return f" (chance alone: about {by_chance:.3f})"
+        return f" (chance alone: up to {by_chance:.3f})"
     if column == "median_bytes":
         return ""
     if column == "language_share":

@@ -10,6 +10,9 @@ from typing import Any
 
 from llm_core.text.profile import Profile, bin_start, total
 
+DEVIATIONS = 3.09
+"""A normal variable is larger once in 1,000."""
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -18,7 +21,7 @@ class Drift:
     distance: float
     """Jensen-Shannon distance to base 2."""
     by_chance: float
-    """What two samples of these sizes from one distribution would show: less than this means nothing."""
+    """What two samples of these sizes from one distribution exceed once in 1,000: less than this means nothing."""
 
 
 def drift_of_last(batches: Sequence[Profile]) -> dict[str, Drift]:
@@ -62,14 +65,18 @@ def jensen_shannon(found: Mapping[Any, int], expected: Mapping[Any, int]) -> flo
 
 
 def distance_by_chance(found: Mapping[Any, int], expected: Mapping[Any, int]) -> float:
-    """Distance to expect of two samples from the same distribution, which shrinks with the root of their sizes.
+    """Distance that two samples from one distribution exceed once in 1,000; it shrinks with the root of their sizes.
 
     To second order the divergence is an eighth of a chi-square distance, which has one degree of freedom less than
-    there are categories.
+    there are categories; its quantile is that of Wilson and Hilferty (1931).
     """
     degrees = len({key for counts in (found, expected) for key, count in counts.items() if count}) - 1
+    if not degrees:
+        return 0.0
+    spread = 2 / (9 * degrees)
+    quantile = degrees * (1 - spread + DEVIATIONS * math.sqrt(spread)) ** 3
     scatter = 1 / sum(found.values()) + 1 / sum(expected.values())
-    return min(math.sqrt(degrees * scatter / (8 * math.log(2))), 1.0)
+    return min(math.sqrt(quantile * scatter / (8 * math.log(2))), 1.0)
 
 
 def octaves(profile: Profile) -> Counter[int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
 from llm_core.config import Clean, Contract
 from llm_core.text.contract import ContractError, batch_table, breaches, check_contract, judge
+from llm_core.text.drift import drift_of_last
 from llm_core.text.profile import Profile, length_bin
 
 NOTHING_EXPECTED = Contract()
@@ -85,7 +87,7 @@ def test_data_that_stay_in_their_bounds_pass() -> None:
         (
             Contract(max_drift=0.5),
             batch("3", size=9000),
-            "batch 3: length drift from the earlier batches: 1.000, at most 0.500 allowed (chance alone: about 0.058)",
+            "batch 3: length drift from the earlier batches: 1.000, at most 0.500 allowed (chance alone: up to 0.194)",
         ),
         (
             Contract(max_drift=0.5),
@@ -127,6 +129,32 @@ def test_a_small_newest_batch_does_not_drift() -> None:
     assert breaches(contract, [*GOOD, batch("3", kept=29, size=9000)]) == []
     assert len(breaches(contract, [*GOOD, batch("3", kept=30, size=9000)])) == 1
     assert breaches(contract, [batch("1", kept=29), batch("2", size=9000)]) == []
+
+
+def test_a_drift_that_chance_alone_shows_is_none() -> None:
+    earlier = Profile(
+        "1",
+        split_documents=Counter(train=300),
+        language_documents=Counter(en=150, de=150),
+        lengths=Counter({length_bin(1000): 300}),
+    )
+    newest = replace(
+        earlier,
+        batch="2",
+        split_documents=Counter(train=30),
+        language_documents=Counter(en=20, de=10),
+        lengths=Counter({length_bin(1000): 30}),
+    )
+    assert drift_of_last([earlier, newest])["languages"].distance > 0.14
+    assert breaches(Contract(max_drift=0.1), [earlier, newest]) == []
+    newest.language_documents = Counter(en=28, de=2)
+    assert len(breaches(Contract(max_drift=0.1), [earlier, newest])) == 1
+
+
+def test_a_few_documents_of_many_records_are_no_median_no_language_and_no_drift() -> None:
+    duplicates = batch("3", kept=1, size=9, language="zh", duplicate=99)
+    contract = Contract(max_drift=0.5, min_median_bytes=100, languages=("en",))
+    assert breaches(contract, [*GOOD, duplicates]) == []
 
 
 def test_only_the_newest_batch_is_judged_by_its_drift() -> None:

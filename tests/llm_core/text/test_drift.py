@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from llm_core.text.drift import distance_by_chance, drift_of_last, drifts_of_all, jensen_shannon, octaves
+from llm_core.text.drift import drift, drift_of_last, drifts_of_all, jensen_shannon, octaves
 from llm_core.text.profile import Profile, length_bin
 
 counts = st.dictionaries(st.integers(0, 8), st.integers(1, 1000), min_size=1)
@@ -51,17 +51,19 @@ def test_nothing_in_common_is_a_distance_of_1() -> None:
     assert jensen_shannon({"en": 3}, {"zh": 9}) == 1.0
 
 
-@pytest.mark.parametrize(("size", "other"), [(100, 100), (100, 3000), (1000, 1000)])
-def test_chance_is_what_samples_of_one_distribution_show(size: int, other: int) -> None:
-    rng = random.Random(size + other)
-    shares = [0.05, 0.1, 0.3, 0.3, 0.2, 0.05]
-    squares = []
-    predicted = 0.0
-    for _ in range(200):
-        first, second = (Counter(rng.choices(range(6), shares, k=k)) for k in (size, other))
-        squares.append(jensen_shannon(first, second) ** 2)
-        predicted = distance_by_chance(first, second)
-    assert math.sqrt(sum(squares) / len(squares)) == pytest.approx(predicted, rel=0.12)
+@pytest.mark.parametrize(("size", "other"), [(30, 30), (30, 3000), (100, 3000), (1000, 1000)])
+@pytest.mark.parametrize("shares", [[0.05, 0.1, 0.3, 0.3, 0.2, 0.05], [0.97, 0.03], [0.9, *[0.1 / 9] * 9]])
+def test_chance_is_exceeded_once_in_a_thousand_by_samples_of_one_distribution(
+    size: int, other: int, shares: list[float]
+) -> None:
+    rng = np.random.default_rng(size + other)
+    samples = [
+        tuple(dict(enumerate(map(int, rng.multinomial(number, shares)))) for number in (size, other))
+        for _ in range(1000)
+    ]
+    drifts = [drift(*pair) for pair in samples]
+    assert sum(each.distance > each.by_chance for each in drifts) <= 5
+    assert max(each.distance for each in drifts) > max(each.by_chance for each in drifts) / 2
 
 
 def test_lengths_are_compared_by_doublings() -> None:
