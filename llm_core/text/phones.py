@@ -15,8 +15,9 @@ SHAPES = re.compile(
         (
             # With a country code: +49 (0)30 12345678, 001 212 555 0100.
             r"(?:\+|00) ?[1-9][0-9]{0,2}[ .\-/]{0,2}(?:\(0?[0-9]{0,5}\)[ .\-/]{0,2})?[0-9](?:[ .\-/]{0,2}[0-9]){4,12}",
-            # North America: (212) 555-0100, 1-212-555-0100, 212.555.0100.
-            r"(?:1[ .-]?(?=\()|1[ .-])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}",
+            # North America: (212) 555-0100, 1-212-555-0100, 212.555.0100; 252.227-7013 is a clause of a regulation.
+            r"(?:1[ .-]?(?=\()|1[ .-])?(?![0-9]{3}\.[0-9]{3}-)"
+            r"(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}",
             # With a trunk zero: 01 23 45 67 89, 030/123456, (020) 7946 0958, 010-12345678. More pairs are a list.
             r"(?<!\b[0-9]{2}[ .-])0[1-9](?:[ .-][0-9]{2}){4}(?![ .-][0-9]{2}\b)",
             # Nine digits at least, and no part of the address of a page.
@@ -35,6 +36,8 @@ ANNOUNCEMENT = re.compile(
     re.IGNORECASE,
 )
 DATE = re.compile(r"[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}(?: [0-9]{2,4})?|[0-9]{4} ?[-/] ?[0-9]{4}")
+# Of the United States with four more digits; those of New England begin with a zero.
+ZIP_CODE = re.compile("[0-9]{5}-[0-9]{4}")
 ANNOUNCEMENT_LENGTH = 30
 
 
@@ -43,7 +46,7 @@ def find_phones(text: str, windows: list[Span], regions: tuple[str, ...]) -> Ite
     for window in windows:
         shaped = set()
         for match in SHAPES.finditer(text, *window):
-            if _exists(match[0], regions):
+            if not ZIP_CODE.fullmatch(match[0]) and _exists(match[0], regions):
                 shaped.add(match.start())
                 yield match.span()
         for match in ANNOUNCED.finditer(text, *window):

@@ -68,6 +68,8 @@ def test_after_an_announcement_the_plus_sign_may_be_missing() -> None:
         "doi 10.1128/AEM.02812-0712",
         "table 051-0001",
         "part 096400-1030",
+        "Fifth Floor, Boston, MA 02110-1301 USA.",
+        "the clause at DFARS 252.227-7013 (c)",
         "0,00490825806749606-1",
         "0.25 0.50 0.75 1.00",
     ],
