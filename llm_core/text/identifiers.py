@@ -53,7 +53,8 @@ class NationalId:
         """Where in a window of the text there is such a number."""
         for match in self.pattern.finditer(text, *window):
             before = text[max(match.start() - CONTEXT_LENGTH, 0) : match.start()].lower()
-            if self.announcement.search(before) and _is_valid(self.module, match[0]):
+            # Not every module takes the spaces out by itself.
+            if self.announcement.search(before) and _is_valid(self.module, match[0].replace(" ", "")):
                 yield match.span()
 
 

@@ -40,6 +40,7 @@ def test_numbers_with_strong_checks_need_no_announcement(number: str) -> None:
     ("announcement", "number"),
     [
         ("SSN", "536904399"),
+        ("SSN", "536 90 4399"),
         ("N° INSEE", "295109912611193"),
         ("NHS number:", "943 476 5870"),
         ("National Insurance no", "QQ 12 34 56 C".replace("QQ", "AB")),
