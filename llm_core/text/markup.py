@@ -77,7 +77,8 @@ TEMPLATE = re.compile(r"\{\{[^{}]{0,20000}\}\}")
 WIKI_LINK = re.compile(r"\[\[(?:[^\[\]|\n]{1,300}\|)?([^\[\]|\n]{1,300})\]\]")
 EXTERNAL_LINK = re.compile(r"\[https?://[^\s\[\]]{1,2000}(?:[ \t]{1,9}([^\[\]\n]{0,500}))?\](?!\()")
 WIKI_HEADING = re.compile(r"^={2,6}[ \t]{0,9}([^=\n]{1,200}?)[ \t]{0,9}={2,6}[ \t]{0,9}$", re.MULTILINE)
-QUOTES = re.compile(r"(?<!')('{5}|'{2,3})(?=[^\s'])([^'\n](?:[^\n]{0,200}?[^\s'])??)\1(?!')")
+# Behind a letter or figure they are primes, as in f''(x).
+QUOTES = re.compile(r"(?<!['A-Za-z0-9])('{5}|'{2,3})(?=[^\s'])([^'\n](?:[^\n]{0,200}?[^\s'])??)\1(?!')")
 MAX_NESTING = 8
 
 LAST_OF_PLANE = 0xFFFF

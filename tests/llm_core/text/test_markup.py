@@ -90,6 +90,7 @@ def test_markdown_and_wiki_markup_become_their_text(kind: str, text: str, clean:
         "#hashtag and C# and #1",
         "(``quoted'') and ``again''",
         "it's the Joneses' and '' or x",
+        "f''(x) + g''(x) = 0, and y''' - y'''",
         "a == b == c and x = {}",
         "__init__ and __name__",
         "<!-- never closed, <script> neither, {{nor this",
