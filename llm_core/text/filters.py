@@ -37,7 +37,7 @@ REACH = 6
 
 
 def normalise_unicode(document: Document, cfg: Clean) -> Document:
-    """Mend mojibake, compose to NFC, unify line endings, and drop control and invisible characters."""
+    """Mend mojibake and line ends (ftfy, Speer 2019), compose to NFC, and drop control and invisible characters."""
     if not _may_change(document.text):
         return document
     import ftfy
@@ -74,7 +74,7 @@ def normalise_whitespace(document: Document, cfg: Clean) -> Document:
 
 
 def require_words(document: Document, cfg: Clean) -> Document | Rejection:
-    """Reject a text with too few words."""
+    """Reject a text with too few words (after Gopher's least number of words, Rae et al. 2021)."""
     count = len(document.measures.words)
     if count < cfg.min_words:
         return Rejection("too_short", f"{count} words, {cfg.min_words} needed")
@@ -82,7 +82,7 @@ def require_words(document: Document, cfg: Clean) -> Document | Rejection:
 
 
 def limit_symbols(document: Document, cfg: Clean) -> Document | Rejection:
-    """Reject a text with too many symbols among its characters."""
+    """Reject a text with too many symbols among its characters (after Gopher's ratio of symbols to words)."""
     share = document.measures.share_of(SYMBOL)
     if share > cfg.max_symbol_share:
         return Rejection("symbols", f"{share:.3f} of the characters are symbols, {cfg.max_symbol_share} allowed")
@@ -90,7 +90,7 @@ def limit_symbols(document: Document, cfg: Clean) -> Document | Rejection:
 
 
 def require_prose(document: Document, cfg: Clean) -> Document | Rejection:
-    """Reject a text in which too few words have a letter: tables, logs, columns of figures."""
+    """Reject a text in which too few words have a letter (after Gopher's rule): tables, logs, columns of figures."""
     kinds = document.measures.words.kinds
     share = int(np.count_nonzero(kinds & LETTER)) / max(len(kinds), 1)
     if len(kinds) and share < cfg.min_alpha_word_share:
