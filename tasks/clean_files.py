@@ -99,8 +99,9 @@ def clean_files(recipe: Recipe, output: Path, observer: Observer, accounts_file:
 def accounts(collected: Artifact, cleaned: Artifact) -> dict[str, Any]:
     """The account of both stages together: records_in = kept + the rejected of every reason."""
     rejected = Counter(collected.stats["rejected"]) + Counter(cleaned.stats["rejected"])
-    kept = cleaned.stats["kept"]
-    return {"records_in": collected.stats["records_in"], "kept": kept, "rejected": dict(sorted(rejected.items()))}
+    records_in, kept = collected.stats["records_in"], cleaned.stats["kept"]
+    assert records_in == kept + rejected.total(), f"{records_in} records in, {kept} kept, {rejected}"
+    return {"records_in": records_in, "kept": kept, "rejected": dict(sorted(rejected.items()))}
 
 
 def _check_output(output: Path, documents: Path, quarantine: Path, accounts_file: Path | None) -> None:

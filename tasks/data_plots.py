@@ -160,7 +160,7 @@ def _languages(axes: Axes, batches: Sequence[Profile]) -> None:
     common = [code for code, _ in ranked(together)[:MOST_LANGUAGES]]
     sized = [(batch, max(batch.kept, 1)) for batch in batches]
     shares = {code or "unknown": [batch.language_documents[code] / size for batch, size in sized] for code in common}
-    others = [1 - sum(batch.language_documents[code] for code in common) / size for batch, size in sized]
+    others = [(batch.kept - sum(batch.language_documents[code] for code in common)) / size for batch, size in sized]
     _stack(axes, shares | ({"others": others} if len(together) > MOST_LANGUAGES else {}))
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     _finish_history(axes, batches, "documents")

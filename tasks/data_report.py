@@ -88,7 +88,6 @@ def _render(documents: Artifact, quarantine: Sequence[Path] | None, tokens: int 
         digest=documents.digest,
         rules=documents.recipe.get("clean", {}).get("rules", ()),
         kept_samples=kept_samples(documents),
-        is_private=quarantine is not None,
         dropped_samples=dropped_samples(quarantine, documents.digest) if quarantine else [],
     )
 

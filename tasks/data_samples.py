@@ -78,4 +78,9 @@ def _sample(title: str, row: Row, beginning: str, num_bytes: int, detail: str = 
     is_cut = len(lines) > SAMPLE_LINES or len(beginning) > SAMPLE_CHARACTERS
     more = f"{shown_bytes(num_bytes)} in all" if is_cut else ""
     where = "" if row["unit"] == "file" else f", {row['unit']}s {row['start']:,} to {row['end']:,}"
-    return Sample(title, f"{row['source']}{where}", text, more, detail)
+    return Sample(title, f"{_visible(row['source'])}{where}", text, more, _visible(detail))
+
+
+def _visible(name: str) -> str:
+    """A name on one line, with what has no shape or turns the order of letters spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from llm_core.text.document import CleanDocument, Rejection
 from llm_core.text.profile import Profile, write_profiles
 from llm_core.text.shards import DOCUMENTS, ShardWriter, shards
 from llm_core.text.split import split_of
+from tasks import data_plots
 from tasks.data_report import data_report, metrics, summary_markdown
 
 HOSTILE = "</pre><script>alert(1)</script><img src=https://example.com/x.png> \x00\x1b[31m \u202e\r\n & {{ 7 * 7 }}"
@@ -172,6 +175,16 @@ def test_hostile_texts_and_names_are_shown_as_they_are(page: Page, report: Path)
     assert re.search(r"[\x00-\x08\x0b-\x1f]", report.read_text(encoding="utf-8")) is None
 
 
+def test_what_a_files_name_hides_is_spelled_out(tmp_path: Path) -> None:
+    batch, document = Profile("0"), replace(clean_document(1, "text"), source="gpj\u202e\x1b\n.exe")
+    batch.add(document)
+    path = data_report(publish(tmp_path / "clean", [batch], [document]), [], tmp_path / "report.html")
+    content = path.read_text(encoding="utf-8")
+    assert r"<code>gpj\u202e\x1b\n.exe, bytes 0 to 8</code>" in content
+    assert "1 document that was kept" in content and "dropped</h2>" not in content
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_batch_names_in_plots_are_no_formulas(page: Page) -> None:
     assert "night $1$" in page.text.split("Records by outcome")[1].split("Length:")[0]
 
@@ -253,6 +266,18 @@ def test_nothing_kept_is_still_a_report(tmp_path: Path, quarantine: list[Path]) 
     assert shown.row("kept")[1] == "0" and shown.row("too_short")[1] == "1" and shown.count("svg") == 0
     assert "0 documents kept, at least 1 expected" in shown.text
     assert [name for name in metrics(artifact) if name.startswith("data/bytes_")] == []
+
+
+def test_a_night_without_documents_has_no_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Sequence[float]] = {}
+    stack = data_plots._stack
+    monkeypatch.setattr(data_plots, "_stack", lambda axes, series: drawn.update(series) or stack(axes, series))
+    night, silent_night = Profile("0"), Profile("1")
+    for number, language in enumerate(("de", "en", "es", "fr", "it", "pt", "zh")):
+        night.add(replace(clean_document(number, "text"), language=language))
+    silent_night.reject(Rejection("duplicate", ""), 7)
+    data_report(publish(tmp_path / "clean", [night, silent_night], []), None, tmp_path / "report.html")
+    assert drawn["others"] == [2 / 7, 0] and drawn["en"] == [1 / 7, 0]
 
 
 def test_a_broken_contract_is_the_first_thing_to_see(tmp_path: Path) -> None:
