@@ -10,16 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from llm_core.workers import Pool
 
 SEAL = "seal.json"
+# fmt: off
+LIBRARIES = (
+    "charset-normalizer", "ftfy", "jieba", "justext", "lxml", "mwparserfromhell", "numpy", "phonenumbers", "py3langid",
+    "pyarrow", "python-stdnum", "tiktoken", "tokenizers", "trafilatura", "zstandard",
+)
+# fmt: on
+"""What parts are made with: another version of one of these may make other parts."""
 KEEP_UNUSED_SECONDS = 30 * 24 * 3600
 
 
@@ -102,9 +112,19 @@ def make_parts(
 
 
 def key_of(kind: str, facts: Mapping[str, Any]) -> str:
-    """sha256 that names a part: its kind, and all that its content follows from (plain JSON types)."""
-    content = json.dumps([kind, dict(facts)], sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """sha256 that names a part: its kind, all that its content follows from (plain JSON types), and the libraries."""
+    content = json.dumps([kind, dict(facts), versions()], sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python, whose Unicode tables are used, and of the libraries; none of one that is not installed."""
+    installed = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def link(source: Path, target: Path) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from llm_core import workers
+from llm_core.closure import ROOT, closure_paths
 from llm_core.config import Workers
-from llm_core.parts import KEEP_UNUSED_SECONDS, Memo, key_of, link, make_parts, open_memo
+from llm_core.parts import KEEP_UNUSED_SECONDS, LIBRARIES, Memo, key_of, link, make_parts, open_memo, versions
 from llm_core.workers import ClusterError, open_pool
 
 FOUR = [f"text {number}" for number in range(4)]
@@ -106,6 +109,37 @@ def test_a_part_that_was_changed_is_made_again(damage: str, tmp_path: Path) -> N
     assert made(tmp_path) == [FOUR[0]] * 2
     assert sorted(path.name for path in again.iterdir()) == ["a.txt", "b.txt", "seal.json"]
     assert (again / "a.txt").read_text() == "TEXT 0"
+
+
+@pytest.mark.parametrize("found", ["another version", ""])
+def test_a_part_is_made_again_with_another_library(found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memo = Memo(tmp_path / "memo")
+    memo.make(parts(tmp_path)[0])
+    others = {name: version for name, version in versions().items() if name != "trafilatura"}
+    monkeypatch.setattr("llm_core.parts.versions", lambda: others | ({"trafilatura": found} if found else {}))
+    memo.make(parts(tmp_path)[0])
+    assert made(tmp_path) == [FOUR[0]] * 2
+
+
+def test_every_library_that_the_data_stages_import_is_known() -> None:
+    # What lists, fetches and schedules, checks, learns the vocabulary or reads another's: no part follows from it.
+    others = {"datasets", "distributed", "fsspec", "pandas", "pandera", "protobuf", "google-auth", "rustbpe"}
+    paths = {path for stage in ("collect", "clean", "tokenize") for path in closure_paths(f"tasks.{stage}")}
+    names = {
+        name.split(".")[0]
+        for path in paths
+        for node in ast.walk(ast.parse((ROOT / path).read_bytes()))
+        for name in _imported(node)
+    }
+    installed = metadata.packages_distributions()
+    libraries = {library for name in names for library in installed.get(name, [])}
+    assert libraries - {"tidemill"} - others <= set(LIBRARIES)
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads", "processes"])
