@@ -28,7 +28,10 @@ UNITS: Mapping[Kind, Unit] = {
     "preference": "task",
 }
 TEXT_NGRAMS = 6
-MISSING = -1
+Answers = Mapping[str, Mapping[int, Answer]]
+"""Each annotator's answers by the task's number, ascending."""
+Codes = Mapping[str, Mapping[int, "NDArray[np.int64]"]]
+"""The same with a number for the value of each unit."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,17 @@ def measure(kind: Kind, labelled: Sequence[Labelled]) -> Agreement:
     Raises LabelError where the library for alpha is not installed.
     """
     names = sorted({each.annotator for task in labelled for each in task.annotations})
-    codes = {} if UNITS[kind] == "text" else _rows(names, labelled)
-    pairs = [pair for two in combinations(names, 2) if (pair := _pair(labelled, codes, *two))]
-    alpha = krippendorff_alpha([codes[name] for name in names]) if len(codes) > 1 else None
-    annotators = [_annotator(name, labelled, pairs) for name in names]
+    answers: dict[str, dict[int, Answer]] = {name: {} for name in names}
+    for i, task in enumerate(labelled):
+        for each in task.annotations:
+            answers[each.annotator][i] = each.answer
+    numbers: dict[Hashable, int] = {}
+    codes: Codes = {}
+    if UNITS[kind] != "text":
+        codes = {name: {i: _code(labelled[i].task, own[i], numbers) for i in own} for name, own in answers.items()}
+    pairs = [pair for two in combinations(names, 2) if (pair := _pair(labelled, answers, codes, *two))]
+    alpha = krippendorff_alpha(codes, len(numbers)) if len(codes) > 1 else None
+    annotators = [_annotator(name, len(answers[name]), labelled, pairs) for name in names]
     return Agreement(kind, UNITS[kind], alpha, pairs, sorted(annotators, key=_standing))
 
 
@@ -100,11 +110,10 @@ def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | 
     return float(cohen_kappa_score(first, second))
 
 
-def krippendorff_alpha(rows: Sequence[NDArray[np.int64]]) -> float | None:
+def krippendorff_alpha(codes: Codes, num_values: int) -> float | None:
     """Krippendorff's alpha for nominal values (Computing Krippendorff's Alpha-Reliability, 2011).
 
-    A row for each annotator, a column for each unit, MISSING where somebody gave no value. None where no unit
-    has two values or all values are the same.
+    Values are numbers below `num_values`. None where no unit has two values or all values are the same.
     """
     import numpy as np
 
@@ -112,13 +121,13 @@ def krippendorff_alpha(rows: Sequence[NDArray[np.int64]]) -> float | None:
         from krippendorff import alpha
     except ImportError:
         raise LabelError("Krippendorff's alpha needs a package that is not here: pip install krippendorff") from None
-    counts = _value_counts(np.stack(rows))
+    counts = _value_counts(codes, num_values)
     if np.count_nonzero(counts.sum(axis=0)) < 2:
         return None
     return float(alpha(value_counts=counts, level_of_measurement="nominal"))
 
 
-def _value_counts(table: NDArray[np.int64]) -> NDArray[np.int64]:
+def _value_counts(codes: Codes, num_values: int) -> NDArray[np.int64]:
     """How often each unit (row) has each value (column), for the units with two values or more.
 
     Units in which all agree on one value are added up in one row. Alpha stays exactly the same, since n equal values
@@ -126,18 +135,25 @@ def _value_counts(table: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     import numpy as np
 
-    num_values = int(table.max()) + 1
-    given = table != MISSING
-    table = table[:, given.sum(axis=0) > 1]
-    given = table != MISSING
-    high, low = table.max(axis=0), np.where(given, table, num_values).min(axis=0)
-    agreed = np.bincount(high[high == low], given[:, high == low].sum(axis=0), num_values)
-    differing = table[:, high != low]
-    counts = np.zeros((differing.shape[1], num_values), dtype=np.int64)
-    for row in differing:
-        units = np.flatnonzero(row != MISSING)
-        counts[units, row[units]] += 1
-    return np.concatenate([np.diag(agreed.astype(np.int64)), counts])
+    agreed = np.zeros(num_values, dtype=np.int64)
+    parts = []
+    for number in sorted({number for row in codes.values() for number in row}):
+        table = np.stack([row[number] for row in codes.values() if number in row])
+        if len(table) > 1:
+            is_agreed = (table == table[0]).all(axis=0)
+            agreed += len(table) * np.bincount(table[0, is_agreed], minlength=num_values)
+            parts.append(_unit_counts(table[:, ~is_agreed], num_values))
+    return np.concatenate([np.diag(agreed), *parts])
+
+
+def _unit_counts(table: NDArray[np.int64], num_values: int) -> NDArray[np.int64]:
+    import numpy as np
+
+    units = np.arange(table.shape[1])
+    counts = np.zeros((len(units), num_values), dtype=np.int64)
+    for row in table:
+        counts[units, row] += 1
+    return counts
 
 
 def similarity(task: Task, first: Answer, second: Answer) -> float:
@@ -158,55 +174,42 @@ def text_similarity(first: str, second: str) -> float:
     return sum(scores) / len(scores)
 
 
-def _code(task: Task, answer: Answer | None, numbers: dict[Hashable, int]) -> NDArray[np.int64]:
+def _code(task: Task, answer: Answer, numbers: dict[Hashable, int]) -> NDArray[np.int64]:
     """A number for the value of each unit: for the answer itself, or for the set of labels of each character.
 
-    `numbers` gives equal values equal numbers, also for other answers; MISSING stands where there is no answer.
+    `numbers` gives equal values equal numbers, also for other answers.
     """
     import numpy as np
 
-    row = np.full(len(task.text) if UNITS[task.kind] == "character" else 1, MISSING, dtype=np.int64)
     if isinstance(answer, str):
-        row[0] = numbers.setdefault(answer, len(numbers))
-    elif answer is not None:
-        edges = sorted({0, len(row), *(span.start for span in answer), *(span.end for span in answer)})
-        for start, end in pairwise(edges):
-            labels = frozenset(span.label for span in answer if span.start <= start < span.end)
-            row[start:end] = numbers.setdefault(labels, len(numbers))
+        return np.array([numbers.setdefault(answer, len(numbers))])
+    row = np.zeros(len(task.text), dtype=np.int64)
+    edges = sorted({0, len(row), *(span.start for span in answer), *(span.end for span in answer)})
+    for start, end in pairwise(edges):
+        labels = frozenset(span.label for span in answer if span.start <= start < span.end)
+        row[start:end] = numbers.setdefault(labels, len(numbers))
     return row
 
 
-def _rows(names: Sequence[str], labelled: Sequence[Labelled]) -> dict[str, NDArray[np.int64]]:
-    """Each annotator's values as one row of numbers over the units of all tasks."""
+def _pair(labelled: Sequence[Labelled], answers: Answers, codes: Codes, first: str, second: str) -> Pair | None:
+    """The two on what both did; None where that is nothing."""
     import numpy as np
 
-    numbers: dict[Hashable, int] = {}
-    return {name: np.concatenate([_code(each.task, each.by(name), numbers) for each in labelled]) for name in names}
-
-
-def _pair(labelled: Sequence[Labelled], codes: Mapping[str, NDArray[np.int64]], first: str, second: str) -> Pair | None:
-    """The two on what both did; None where that is nothing."""
-    both = [
-        (each.task, ours, theirs)
-        for each in labelled
-        if (ours := each.by(first)) is not None and (theirs := each.by(second)) is not None
-    ]
+    both = sorted(answers[first].keys() & answers[second].keys())
     if not both:
         return None
     if not codes:
-        alike = sum(similarity(*common) for common in both) / len(both)
+        alike = sum(similarity(labelled[i].task, answers[first][i], answers[second][i]) for i in both) / len(both)
         return Pair(first, second, len(both), len(both), alike, None)
-    shared = (codes[first] != MISSING) & (codes[second] != MISSING)
-    ours, theirs = codes[first][shared], codes[second][shared]
+    ours, theirs = (np.concatenate([codes[name][i] for i in both]) for name in (first, second))
     return Pair(first, second, len(both), len(ours), float((ours == theirs).mean()), cohen_kappa(ours, theirs))
 
 
-def _annotator(name: str, labelled: Sequence[Labelled], pairs: Sequence[Pair]) -> Annotator:
+def _annotator(name: str, num_tasks: int, labelled: Sequence[Labelled], pairs: Sequence[Pair]) -> Annotator:
     own = [pair for pair in pairs if name in (pair.first, pair.second)]
     # Two who always give the same label agree fully and show nothing by it: that must not outweigh a kappa.
     scores = [pair.kappa for pair in own if pair.kappa is not None] or [pair.observed for pair in own]
     mean = sum(scores) / len(scores) if scores else None
-    num_tasks = sum(each.by(name) is not None for each in labelled)
     return Annotator(name, num_tasks, _truth_score(name, labelled), mean)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, permutations
@@ -134,6 +135,21 @@ def test_one_annotator_is_measured_without_the_alpha_library(monkeypatch: pytest
     assert measure("classification", columns("classification", {"ann": "xyx"})).alpha is None
     with pytest.raises(LabelError, match="pip install krippendorff"):
         measure("classification", columns("classification", {"ann": "xyx", "bob": "xyy"}))
+
+
+def test_memory_follows_the_annotations_not_every_annotators_share_of_every_text() -> None:
+    """60 people, each text of 2,000 characters seen by two of them: 2 MB of numbers; a full table would be 58 MB."""
+    measure("sequence", [labelled("sequence", "x", {"ann": (), "bob": (Span(0, 1, "a"),)})])  # loads the libraries
+    tasks = [
+        labelled("sequence", f"{i:04}" * 500, {f"{i:02}": (Span(0, 9, "a"),), f"{(i + 1) % 60:02}": ()})
+        for i in range(60)
+    ]
+    tracemalloc.start()
+    try:
+        assert len(measure("sequence", tasks).pairs) == 60
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_texts_are_compared_by_their_character_ngrams() -> None:
