@@ -115,34 +115,43 @@ def _spans(text: str, value: Mapping[str, Any]) -> list[Span]:
 
 
 def _place(text: str, value: Mapping[str, Any]) -> tuple[int, int]:
-    """Start and end in code points; Label Studio before 1.5 counted UTF-16 units, which the quoted text tells."""
+    """Start and end in code points; Label Studio before 1.5 counted UTF-16 units, which the quoted text tells.
+
+    Only where neither way finds the very text does white space not count.
+    """
     start, end = value.get("start"), value.get("end")
     if type(start) is not int or type(end) is not int or not 0 <= start < end:
         raise LabelError(f"a span from {start!r} to {end!r}: whole numbers are needed, the end behind the start")
     quoted = value.get("text")
-    if end <= len(text) and (quoted is None or _is_quoted(quoted, text[start:end])):
+    places = [(start, end)] if end <= len(text) else []
+    if quoted is None and places:
         return start, end
-    if quoted is not None and (found := _utf16_pieces(text, start, end)) and _is_quoted(quoted, found[1]):
-        return len(found[0]), len(found[0]) + len(found[1])
+    if isinstance(quoted, str):
+        places += _utf16_place(text, start, end)
+        for form in (_with_line_ends, _without_space):
+            for place in places:
+                if form(text[slice(*place)]) == form(quoted):
+                    return place
     raise LabelError(f"a span from {start} to {end} is not where its text is; was the document changed after export?")
 
 
-def _utf16_pieces(text: str, start: int, end: int) -> tuple[str, str] | None:
-    """What lies before and between two places counted in UTF-16 units; None where there are no such places."""
+def _utf16_place(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """The place in code points of one counted in UTF-16 units; none where it cuts a character."""
     units = text.encode("utf-16-le")
     try:
-        return units[: 2 * start].decode("utf-16-le"), units[2 * start : 2 * end].decode("utf-16-le")
+        before, found = units[: 2 * start].decode("utf-16-le"), units[2 * start : 2 * end].decode("utf-16-le")
     except UnicodeDecodeError:
-        return None
+        return []
+    return [(len(before), len(before) + len(found))]
 
 
-def _is_quoted(quoted: Any, found: str) -> bool:
-    r"""Whether Label Studio's copy is this text: it writes line ends as ``\n`` in two characters."""
-    return isinstance(quoted, str) and _without_space(quoted) == _without_space(found)
+def _with_line_ends(text: str) -> str:
+    r"""Label Studio's copy of a text writes line ends as ``\n`` in two characters."""
+    return text.replace("\\n", "\n")
 
 
 def _without_space(text: str) -> str:
-    return "".join(text.replace("\\n", "").split())
+    return "".join(_with_line_ends(text).split())
 
 
 @dataclass(frozen=True)

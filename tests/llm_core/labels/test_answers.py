@@ -36,6 +36,7 @@ def test_offsets_that_count_utf16_units_are_put_right_by_the_quoted_text() -> No
     start = task.text.index("Paris")
     assert parse_result(task, span(start + 1, start + 6, "Paris")) == (Span(start, start + 5, "place"),)
     assert parse_result(task, span(start, start + 5, "Paris")) == (Span(start, start + 5, "place"),)
+    assert parse_result(make_task("sequence", "😀 Paris b"), span(2, 8, " Paris")) == (Span(1, 7, "place"),)
 
 
 def test_a_quoted_line_end_may_be_written_in_two_characters() -> None:
