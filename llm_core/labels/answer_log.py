@@ -25,7 +25,7 @@ class AnswerLog:
         return {
             record["data"]["task_id"]
             for record in self._records
-            if any(each["completed_by"] == annotator for each in record["annotations"])
+            if any(_is_by(each, annotator) for each in record["annotations"])
         }
 
     def add(self, annotator: str, answers: Sequence[tuple[Task, Answer | None]], name: str) -> None:
@@ -39,7 +39,7 @@ class AnswerLog:
             facts = {"id": f"{name}-{number}", "completed_by": annotator, "updated_at": when}
             marks = {"was_cancelled": answer is None, "ground_truth": False}
             record = self._record(task)
-            others = [each for each in record["annotations"] if each["completed_by"] != annotator]
+            others = [each for each in record["annotations"] if not _is_by(each, annotator)]
             record["annotations"] = [*others, {**facts, **marks, "result": result}]
         self._save()
 
@@ -65,6 +65,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not isinstance(records, list) or not all(_is_ours(record) for record in records):
         raise LabelError(f"{path}: is no file of ours; move it away, or give the labels another name")
     return records
+
+
+def _is_by(annotation: Mapping[str, Any], annotator: str) -> bool:
+    """Whether this is the person's: Label Studio knows people by number, alone or among their facts."""
+    person = annotation["completed_by"]
+    return str(person.get("id") if isinstance(person, Mapping) else person) == annotator
 
 
 def _is_ours(record: Any) -> bool:

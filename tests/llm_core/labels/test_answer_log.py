@@ -60,6 +60,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, content: str) -> 
 
 def test_answers_from_label_studio_can_be_gone_on_with(tmp_path: Path) -> None:
     path = write(tmp_path, [record(FIRST, {7: "good"})])
+    assert AnswerLog(path).answered_by("7") == {FIRST.id}
     AnswerLog(path).add("ann", [(FIRST, "bad")], "form")
     (labelled,) = read_results(path, "classification").labelled
     assert labelled.annotations == [Annotation("7", "good"), Annotation("ann", "bad")]
