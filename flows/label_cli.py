@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.options import Json
+from llm_core.labels.adjudicate import Method
+from llm_core.labels.task import Kind
 
 if TYPE_CHECKING:
     from llm_core.artifact import Artifact
@@ -17,21 +19,18 @@ if TYPE_CHECKING:
     from llm_core.labels.label_studio import Proposed
     from llm_core.labels.task import Task
 
-# As in llm_core/labels, whose modules are imported when a command runs.
-KindName = Literal["classification", "sequence", "pairs", "chat", "preference"]
-MethodName = Literal["majority", "best"]
 MODEL_SERVER = "http://127.0.0.1:8000"
 SECONDS_PER_ANSWER = 300.0
 
 label_app = typer.Typer(help="Tasks for people who label, in Label Studio's format, and their results.")
 
-Kind = Annotated[KindName, typer.Option("--task", help="What people decide.", show_default=False)]
+KindOption = Annotated[Kind, typer.Option("--task", help="What people decide.", show_default=False)]
 Results = Annotated[Path, typer.Argument(help="Label Studio's JSON export.", metavar="RESULTS")]
 
 
 @label_app.command("export")
 def export(
-    task: Kind,
+    task: KindOption,
     documents: Annotated[
         list[Path], typer.Option(help="A text file, a .jsonl file or a documents artifact; may be repeated.")
     ],
@@ -77,9 +76,9 @@ def export(
 @label_app.command("import")
 def import_(
     results: Results,
-    task: Kind,
+    task: KindOption,
     out: Annotated[Path, typer.Option(help="Folder of the labels artifact.")],
-    adjudicate: Annotated[MethodName, typer.Option(help="Who decides where people differ.")] = "majority",
+    adjudicate: Annotated[Method, typer.Option(help="Who decides where people differ.")] = "majority",
     report: Annotated[Path | None, typer.Option(help="Write the agreement as a page (Markdown) too.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +98,7 @@ def import_(
 def agreement(
     results: Results,
     task: Annotated[
-        KindName | None, typer.Option(help="What people decided (default: found by the results).", show_default=False)
+        Kind | None, typer.Option(help="What people decided (default: found by the results).", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
