@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,20 +114,25 @@ def _check_output(output: Path, documents: Path, quarantine: Path, accounts_file
     is_earlier = is_file or (documents / MANIFEST).exists()
     if not is_earlier and (taken := [place for place in (documents, quarantine) if place.exists()]):
         raise OutputError(f"{taken[0]}: would be replaced, and no earlier cleaning made it; give another output")
-    if accounts_file is not None and (accounts_file.is_dir() or accounts_file.resolve() == output.resolve()):
+    if accounts_file is not None and (accounts_file.is_dir() or _real(accounts_file) == _real(output)):
         raise OutputError(f"{accounts_file}: is a folder or the output; give the accounts a file of their own")
 
 
 def _check_inputs(inventory: Inventory, written: Sequence[Path]) -> None:
     """No input lies where the output will."""
-    places = [place.resolve() for place in written]
+    places = [_real(place) for place in written]
     for file in inventory.files:
         local = file.path.removeprefix("file://")
         if is_remote(local):
             continue
-        path = resolve(local, inventory.base).resolve()
+        path = _real(resolve(local, inventory.base))
         if any(path.is_relative_to(place) for place in places):
             raise OutputError(f"{file.path}: is an input and would be overwritten; give another output")
+
+
+def _real(path: Path) -> Path:
+    """Without links; of links in a loop, which Path.resolve refuses, as far as there is one."""
+    return Path(os.path.realpath(path))
 
 
 def _write_one_file(cleaned: Artifact, place: Path) -> Path:
