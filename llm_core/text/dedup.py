@@ -4,7 +4,7 @@ Near copies are found with one-permutation MinHash (Li, Owen and Zhang 2012) of 
 one of P bins and competes there for the smallest value, so that a text is hashed once and not P times. Empty bins are
 filled by optimal densification (Shrivastava 2017) for the lookup only: locality-sensitive hashing in bands (Leskovec
 et al., Mining of Massive Datasets, ch. 3). Each candidate is confirmed by the similarity that the two signatures
-estimate, whose standard error is at most 0.5 / sqrt(P).
+estimate, whose standard error is at most 0.5 / sqrt(P): of the pairs right at the threshold half are confirmed.
 
 The index is the signatures of what was kept, in files that are only ever added to: a night looks its own documents up
 in it and adds them.
@@ -131,7 +131,7 @@ class Index:
             if row in found:
                 continue
             beside = sorted({other for group in groups.get(row, ()) for other in members[group]})
-            match = self._match(new, row, earlier.get(row, []), compare)
+            match = self._match(new, row, earlier[row], compare) if row in earlier else None
             if match is None and beside and (hit := compare(new, row, new, np.array(beside))) is not None:
                 match = _rejection(hit, place)
             if match is not None:
@@ -140,11 +140,11 @@ class Index:
             for group in groups.get(row, ()):
                 members[group].append(row)
 
-    def _match(self, new: Sketches, row: int, numbers: list[int], compare: _Compare) -> Rejection | None:
-        """Compare a row with kept documents, given by their numbers; the first shard with a copy counts."""
-        for start, kept, place in self._shards if numbers else ():
-            rows = [number - start for number in numbers if start <= number < start + len(kept)]
-            if rows and (hit := compare(new, row, kept, np.array(rows))) is not None:
+    def _match(self, new: Sketches, row: int, numbers: Rows, compare: _Compare) -> Rejection | None:
+        """Compare a row with kept documents, given by their ascending numbers; the first shard with a copy counts."""
+        for start, kept, place in self._shards:
+            first, last = numbers.searchsorted((start, start + len(kept)))
+            if first < last and (hit := compare(new, row, kept, numbers[first:last] - start)) is not None:
                 return _rejection(hit, place)
         return None
 
@@ -218,17 +218,17 @@ class _Table:
             order = keys.argsort(kind="stable")
             self._runs.append((keys[order], ids[order]))
 
-    def find(self, keys: Hashes) -> Mapping[int, list[int]]:
+    def find(self, keys: Hashes) -> Mapping[int, Rows]:
         """For each row of `keys`, (n, k), that has any: the documents that share a key with it, ascending."""
-        found: dict[int, set[int]] = defaultdict(set)
+        found: dict[int, list[Rows]] = defaultdict(list)
         flat = keys.ravel()
         order = flat.argsort()
         for known, ids in self._runs:
             first = known.searchsorted(flat[order], side="left")
             last = known.searchsorted(flat[order], side="right")
             for hit in np.nonzero(last > first)[0]:
-                found[int(order[hit]) // keys.shape[1]].update(ids[first[hit] : last[hit]].tolist())
-        return {row: sorted(numbers) for row, numbers in found.items()}
+                found[int(order[hit]) // keys.shape[1]].append(ids[first[hit] : last[hit]])
+        return {row: np.unique(np.concatenate(numbers)) for row, numbers in found.items()}
 
 
 def _groups(keys: Hashes) -> dict[int, list[int]]:
