@@ -44,6 +44,8 @@ _BY_SUFFIX: dict[str, SourceFormat] = {
 }  # fmt: skip
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _PLAIN = (".txt", ".text", ".md", ".markdown")
+_NAMED = {*_PLAIN, *_BY_SUFFIX}
+"""What has such a name is no table because a word in its first line is a text key."""
 
 
 def find_format(head: bytes, name: str, cfg: Collect) -> SourceFormat | None:
@@ -62,7 +64,7 @@ def find_format(head: bytes, name: str, cfg: Collect) -> SourceFormat | None:
     kind = _json_format(head, suffix) or _mail_format(head, suffix)
     if kind is None and FRONT_MATTER.match(head):
         kind = "markdown"
-    if kind is None and suffix not in _PLAIN and not set(header_names(head)).isdisjoint(cfg.text_keys):
+    if kind is None and suffix not in _NAMED and not set(header_names(head)).isdisjoint(cfg.text_keys):
         kind = "csv"
     return kind or _BY_SUFFIX.get(suffix, "text")
 

@@ -29,6 +29,7 @@ def test_content_wins_over_the_name(kind: str) -> None:
         (b"# Head\n", "x.md", "markdown"),
         (b'{"text": \n"a"}', "x", "json"),
         (b'{"text": broken\n{"text": "b"}\n', "x.jsonl.zst", "jsonl"),
+        (b'{"id":"1","text":"a"}', "x.json", "json"),
         (b'{"a": 1}\n{"a": broken\n{"a": 2}\n', "x", "jsonl"),
         (b'{"a": 1}\n\0\0\0\0\0\0\0\0\0\0\0\0\n{"a": 2}\n', "x", "jsonl"),
         (b'["a", "b"]', "x", "json"),
