@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from llm_core.artifact import MANIFEST, Artifact, Draft, Observer
@@ -69,8 +70,7 @@ def clean_files(recipe: Recipe, output: Path, observer: Observer, accounts_file:
     documents = output if is_file else output / "documents"
     _check_output(output, documents, quarantine, accounts_file)
     beside.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=beside, prefix=".cleaning-") as name:
-        working = Path(name)
+    with _folder_for_a_while(beside / f".{output.name}.cleaning") as working:
         inventory = take_inventory(recipe.collect, Path.cwd(), working)
         _check_inputs(inventory, [place for place in (documents, quarantine, report, accounts_file) if place])
         options: dict[str, Any] = {"memo": working / "memo", "workers": recipe.workers, "observer": observer}
@@ -128,6 +128,17 @@ def _check_inputs(inventory: Inventory, written: Sequence[Path]) -> None:
         path = _real(resolve(local, inventory.base))
         if any(path.is_relative_to(place) for place in places):
             raise OutputError(f"{file.path}: is an input and would be overwritten; give another output")
+
+
+@contextmanager
+def _folder_for_a_while(place: Path) -> Iterator[Path]:
+    """An empty, private folder that is gone afterwards; what a killed cleaning left there goes first."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(mode=0o700)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _real(path: Path) -> Path:

@@ -140,8 +140,11 @@ def test_nothing_of_the_users_is_overwritten(folder: Path, arguments: list[str],
 def test_cleaning_again_replaces_all_that_the_last_one_left(folder: Path, output: str) -> None:
     said = _clean("--input", "in", "--output", output)
     assert _num_quarantined(said) == 3
+    beside = Path(said["report"]).parent
+    (beside / f".{output}.cleaning" / "memo").mkdir(parents=True)  # what a killed one leaves
     said = _clean("--input", "in", "--output", output, "--set", "clean.min_words=1")
     assert _num_quarantined(said) == sum(said["rejected"].values()) == 2
+    assert list(beside.glob(".*")) == []
 
 
 def test_the_places_are_shown_whatever_they_are_called(folder: Path) -> None:
