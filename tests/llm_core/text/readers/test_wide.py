@@ -8,14 +8,11 @@ from llm_core.text.readers.wide import wide_charset
 from tests.llm_core.text.readers.reading import read, reasons, records, texts
 from tests.llm_core.text.readers.test_hostile import SOUND
 
-CHARSETS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 
-
-@pytest.mark.parametrize("charset", CHARSETS)
 @pytest.mark.parametrize("kind", ["html", "json", "jsonl", "csv", "mail", "mediawiki", "markdown"])
-def test_every_format_gives_the_same_texts_as_in_utf8(kind: str, charset: str) -> None:
-    wide = SOUND[kind].decode().encode(charset)
-    assert texts(read(wide)) == texts(read(SOUND[kind]))
+def test_every_format_gives_the_same_texts_as_in_utf8(kind: str) -> None:
+    for charset in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
+        assert texts(read(SOUND[kind].decode().encode(charset))) == texts(read(SOUND[kind])), charset
 
 
 def test_records_are_the_original_bytes() -> None:
