@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, TypeVar
 
 from llm_core.config import Collect
 from llm_core.sources import (
@@ -39,6 +39,8 @@ SETTLED_SECONDS = 2.0
 BLOCK_BYTES = 2**20
 WEB_MARKS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 """Headers by which a web server tells versions of a file apart."""
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,27 @@ def _describe(source: str, cfg: Collect, base: Path, hashes: _Hashes) -> Iterato
 
 def _in_batches(files: Iterable[SourceFile], home: Path | None, earlier: Path | None) -> list[SourceFile]:
     """Give every file its batch: an earlier one where it arrived then, else the next; batches count from 0."""
-    known = _read_arrivals(home) | _earlier_batches(earlier)
+    known = _known_batches(_read_arrivals(home), _earlier_batches(earlier))
     newest = max(known.values(), default=-1) + 1
     arrived = {file: known.get(_identity(file), newest) for file in files}
-    _remember_arrivals(home, known | {_identity(file): batch for file, batch in arrived.items()})
-    ranks = {batch: rank for rank, batch in enumerate(sorted(set(arrived.values())))}
-    batched = [replace(file, batch=ranks[batch]) for file, batch in arrived.items()]
+    _remember_arrivals(home, {**known, **{_identity(file): batch for file, batch in arrived.items()}})
+    batched = [replace(file, batch=rank) for file, rank in _ranked(arrived).items()]
     return sorted(batched, key=lambda file: (file.batch, file.sha256, file.path))
+
+
+def _known_batches(arrivals: Mapping[str, int], earlier: Mapping[str, int]) -> Mapping[str, int]:
+    """What is remembered; an earlier inventory counts only where it says more than that, or something else.
+
+    Its batches are ranks among its own files: those of a recipe with fewer sources would reorder the others' files.
+    """
+    is_known = _ranked({file: arrivals[file] for file in earlier if file in arrivals}) == earlier
+    return arrivals if is_known else {**arrivals, **earlier}
+
+
+def _ranked(batches: Mapping[Key, int]) -> dict[Key, int]:
+    """The same order of batches, counted from 0 without gaps."""
+    ranks = {batch: rank for rank, batch in enumerate(sorted(set(batches.values())))}
+    return {key: ranks[batch] for key, batch in batches.items()}
 
 
 def _identity(file: SourceFile) -> str:

@@ -109,6 +109,20 @@ def test_batches_count_from_zero_when_the_oldest_are_gone(base: Path) -> None:
     assert [(file.path, file.batch) for file in only.files] == [("texts/new.txt", 0)]
 
 
+def test_a_recipe_with_fewer_sources_leaves_the_order_of_the_others_alone(base: Path) -> None:
+    def taken(*sources: str) -> Inventory:
+        cfg = Collect(sources=sources, suffixes=(".txt", ".md"))
+        found = take(cfg, base, base / "home", earlier=base / "inventory.json")
+        found.write(base / "inventory.json")
+        return found
+
+    taken("texts")
+    (base / "texts" / "new.txt").write_text("new")
+    everything = taken("texts")
+    assert taken("texts/new.txt").files[0].batch == 0
+    assert taken("texts") == everything
+
+
 def test_suites_are_listed_apart_and_are_no_data(base: Path) -> None:
     taken = take_inventory(("texts",), base, suites=("texts/sub",))
     assert [(file.path, file.suite) for file in taken.files] == [("texts/a.txt", ""), ("texts/sub/b.MD", "texts/sub")]
