@@ -32,10 +32,19 @@ def make(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -> Art
     try:
         artifact = run_stage(stage, recipe, ws, observer)
     except ContractError as broken:
-        report = account(ws, recipe, Artifact.open(ws.refused / stage.name, stage.makes))
-        raise ContractError(f"{broken}\nthe last good data stay; a report on the refused ones: {report}") from None
+        stay = "the last good data stay; " if (ws.out / stage.name).exists() else ""
+        raise ContractError(f"{broken}\n{stay}{_report_on_refused(ws, recipe, stage)}") from None
     Memo(ws.memo).prune(time.time())
     return artifact
+
+
+def _report_on_refused(ws: Workspace, recipe: Recipe, stage: Stage) -> str:
+    """Where the report is, or why there is none: that must not hide which expectation was not met."""
+    try:
+        report = account(ws, recipe, Artifact.open(ws.refused / stage.name, stage.makes))
+    except (OSError, ValueError) as problem:
+        return f"the refused ones are in {ws.refused / stage.name}; no report on them: {problem}"
+    return f"a report on the refused ones: {report}"
 
 
 def report_place(ws: Workspace, artifact: Artifact) -> Path:

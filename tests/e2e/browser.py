@@ -102,7 +102,7 @@ class Watch:
 
     def _ask(self, url: str) -> None:
         address = urlsplit(url)
-        if address.scheme not in ("data", "blob") and address.hostname != HOST:
+        if address.scheme not in ("data", "blob", "file") and address.hostname != HOST:
             self.foreign.append(url)
 
     def _open(self, socket: WebSocket) -> None:

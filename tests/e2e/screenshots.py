@@ -14,8 +14,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
+from llm_core.artifact import Artifact
 from llm_core.closure import ROOT
 from llm_core.config import Recipe, load_recipe
+from tasks.accounts import report_place
 from tests.conftest import IDENTITY, in_project, make_project
 from tests.e2e import browser
 from tests.e2e.browser import Servers
@@ -63,6 +65,10 @@ def photograph_all(page: Page, servers: Servers, recipe: Recipe, steps: int, fol
     page.locator("#status", has_text="tokens/s").wait_for()
     page.locator("#answer[aria-busy=false]").wait_for()
     _photograph(page, folder / "playground.png")
+
+    cleaned = Artifact.peek(servers.ws.out / "clean")
+    page.goto(report_place(servers.ws, cleaned).as_uri())
+    _photograph(page, folder / "data-report.png")
 
 
 def _photograph(page: Page, path: Path, style: str | None = None) -> None:

@@ -18,6 +18,7 @@ import torch
 from llm_core.artifact import Artifact
 from llm_core.models import load_pretrained
 from llm_core.tokenizer import Tokenizer
+from tasks.accounts import report_place
 from tasks.ledger import Ledger
 from tasks.processes import find, stop
 from tasks.stages import STAGES
@@ -115,6 +116,18 @@ def test_one_changed_value_reruns_exactly_the_stages_downstream(ws: Workspace, f
     back = states(run(ws))
     assert [stage for stage in STAGES if back[stage] != "up to date"] == ["evaluate"]
     assert back["evaluate"] == "restored"
+
+
+def test_a_bad_data_day_stops_before_training_and_the_last_good_data_stay(ws: Workspace, first: dict[str, Any]) -> None:
+    before, runs = digests(ws), len(flow_runs(ws))
+    expectation = "clean.contract.min_documents=1000"
+    done = in_project(ws, "flows.cli", "run", "tiny", "--set", PORT, "--set", expectation)
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert "min_documents" in done.stderr and "the last good data stay" in done.stderr
+    assert digests(ws) == before and len(flow_runs(ws)) == runs + 1
+    refused = Artifact.open(ws.refused / "clean", "documents")
+    assert report_place(ws, refused).is_file() and str(report_place(ws, refused)) in done.stderr
+    assert set(states(run(ws)).values()) == {"up to date"}
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(ws: Workspace, first: dict[str, Any]) -> None:
