@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from llm_core.artifact import Interrupted, Observer
 from llm_core.checkpoint import Checkpoints, Snapshot
 from llm_core.config import Train
-from llm_core.data import Batches
-from llm_core.losses import head_cross_entropy
+from llm_core.data import IGNORED, Batches
+from llm_core.losses import head_cross_entropy, num_counted
 from llm_core.optim import Optimizers, WorkingCopy, rate_factor
 
 __all__ = ["CurvePoint", "Interrupted", "State", "TrainingError", "fit", "write_curve"]
@@ -55,7 +55,7 @@ class State:
     step: int = 0
     """Complete steps."""
     tokens: int = 0
-    """Tokens trained on."""
+    """Tokens trained on: those that the loss counted."""
     curve: list[CurvePoint] = field(default_factory=list)
     whole: bool = True
     """False while a step is being applied: such a state must not be saved."""
@@ -143,7 +143,7 @@ def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, valid
     state.optimizers.step(factor)
     working.take_weights()
     state.step += 1
-    state.tokens += batch[0].numel()
+    state.tokens += num_counted(batch[1])
     due = bool(validation) and (state.step % cfg.validate_every == 0 or state.step == cfg.steps)
     validation_loss = _validation_loss(working.module, validation) if due else None
     point = CurvePoint(state.step, state.tokens, train_loss, validation_loss, cfg.lr * factor)
@@ -153,22 +153,27 @@ def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, valid
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean loss of a batch in nats, computed without holding all logits."""
+    """Mean loss of a batch's counted targets in nats, computed without holding all logits."""
     network: Any = model  # a causal model: a body and a head
-    inputs, targets = (part.to(network.lm_head.weight.device) for part in batch)
-    return head_cross_entropy(network.model(inputs).flatten(0, 1), network.lm_head.weight, targets.flatten())
+    inputs, targets = batch
+    hidden = network.model(inputs.to(network.lm_head.weight.device)).flatten(0, 1)
+    return head_cross_entropy(hidden, network.lm_head.weight, targets.flatten())
 
 
 @torch.no_grad()
-def _validation_loss(model: nn.Module, validation: Sequence[Batch]) -> float:
-    total = sum(_exact_loss(model, batch) for batch in validation)
-    return total / sum(targets.numel() for _, targets in validation)
+def _validation_loss(model: nn.Module, validation: Sequence[Batch]) -> float | None:
+    """Mean loss of the counted targets, none where there is no such target."""
+    num_targets = sum(num_counted(targets) for _, targets in validation)
+    return sum(_exact_loss(model, batch) for batch in validation) / num_targets if num_targets else None
 
 
 def _exact_loss(model: nn.Module, batch: Batch) -> float:
+    """Sum of the losses of the counted targets: those that are IGNORED have none."""
     device = next(model.parameters()).device
     inputs, targets = (part.to(device) for part in batch)
-    return F.cross_entropy(model(inputs).logits.flatten(0, 1).float(), targets.flatten(), reduction="sum").item()
+    return F.cross_entropy(
+        model(inputs).logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    ).item()
 
 
 def _report(observer: Observer, point: CurvePoint, cfg: Train, tokens_per_second: float) -> None:

@@ -11,7 +11,7 @@ import torch
 from llm_core.artifact import Artifact, Draft
 from llm_core.checkpoint import Checkpoints
 from llm_core.config import Model, Train
-from llm_core.data import Batches, TokenShards, in_order, open_tokens
+from llm_core.data import Batches, in_order, open_tokens
 from llm_core.devices import circumstances, computing, pick_device, pick_precision
 from llm_core.models import build, save_pretrained
 from llm_core.optim import Optimizers
@@ -53,8 +53,8 @@ def _checkpoints(out: Draft, cfg: Train, tokens: Artifact, causes: Mapping[str, 
 
 def _validation(cfg: Train, architecture: Model, tokens: Artifact) -> list[Batch]:
     """The first windows of the validation split, at most `cfg.validation_tokens` tokens; empty if it is too short."""
-    ids = open_tokens(tokens.path, "validation")[: cfg.validation_tokens + 1]
-    return list(in_order(TokenShards([ids]), architecture.context, VALIDATION_WINDOWS))
+    ids = open_tokens(tokens.path, "validation").head(cfg.validation_tokens + 1)
+    return list(in_order(ids, architecture.context, VALIDATION_WINDOWS))
 
 
 def _stats(state: State) -> dict[str, Any]:

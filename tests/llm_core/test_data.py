@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm_core.data import Batches, DataError, TokenShards, in_order, open_tokens
+from llm_core.data import IGNORED, Batches, DataError, TokenShards, in_order, open_tokens
 
 IDS = np.arange(1000, dtype=np.uint16)  # the id is the position
 
@@ -86,3 +86,62 @@ def test_token_shards_are_mapped_in_order_and_others_refused(tmp_path: Path) -> 
     (tmp_path / "00000-00000.test.tokens.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"00000-00000\.test\.tokens\.npy: not a token array"):
         open_tokens(tmp_path, "test")
+
+
+MASK = np.arange(1000) % 3 == 0
+
+
+def save_shards(folder: Path, masks: tuple[np.ndarray | None, ...], cuts: tuple[int, ...] = (0, 333, 1000)) -> None:
+    for number, (start, end, mask) in enumerate(zip(cuts, cuts[1:], masks, strict=False)):
+        np.save(folder / f"{number:05}.train.tokens.npy", IDS[start:end])
+        if mask is not None:
+            np.save(folder / f"{number:05}.train.loss.npy", mask)
+
+
+def marked_only(inputs: torch.Tensor, marked: np.ndarray) -> torch.Tensor:
+    """The targets of these inputs, IGNORED where `marked` says no; an id is its position."""
+    after = inputs + 1
+    return after.where(torch.from_numpy(marked)[after], IGNORED)
+
+
+def test_targets_that_a_mask_does_not_mark_are_ignored(tmp_path: Path) -> None:
+    save_shards(tmp_path, (MASK[:333], MASK[333:]))
+    tokens = open_tokens(tmp_path, "train")
+    marked, plain = Batches(tokens, 10, 7, seed=1), batches(windows=7)
+    for step in range(30):
+        inputs, targets = marked[step]
+        assert torch.equal(inputs, plain[step][0])
+        assert torch.equal(targets, marked_only(inputs, MASK))
+    for inputs, targets in in_order(tokens.head(350), 10, 4):
+        assert torch.equal(targets, marked_only(inputs, MASK))
+    assert len(tokens.head(350)) == 350
+
+
+def test_a_shard_without_a_mask_counts_whole_and_no_mask_at_all_changes_nothing(tmp_path: Path) -> None:
+    save_shards(tmp_path, (MASK[:333], None))
+    (inputs, targets) = next(in_order(open_tokens(tmp_path, "train"), 999, 1))
+    assert torch.equal(targets, marked_only(inputs, MASK | (np.arange(1000) >= 333)))
+    (tmp_path / "00000.train.loss.npy").unlink()
+    assert type(open_tokens(tmp_path, "train")) is TokenShards
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (MASK[:332], r"bool of shape \(332,\), the mask of these tokens is bool of shape \(333,\); make the tokens"),
+        (MASK[:333].astype(np.int8), r"int8 of shape \(333,\), the mask of these tokens is bool"),
+        (MASK[:333].reshape(3, 111), r"bool of shape \(3, 111\), the mask of these tokens is bool"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused_by_name(tmp_path: Path, mask: np.ndarray, message: str) -> None:
+    save_shards(tmp_path, (mask, None))
+    with pytest.raises(DataError, match=rf"00000\.train\.loss\.npy: {message}"):
+        open_tokens(tmp_path, "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array"])
+def test_a_damaged_mask_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    save_shards(tmp_path, (MASK[:333], None))
+    (tmp_path / "00000.train.loss.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"00000\.train\.loss\.npy: not a loss mask .*; make the tokens again"):
+        open_tokens(tmp_path, "train")

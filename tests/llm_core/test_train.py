@@ -17,7 +17,7 @@ import torch
 from llm_core.artifact import Interrupted
 from llm_core.checkpoint import Checkpoints
 from llm_core.config import Model, Train
-from llm_core.data import Batches, in_order
+from llm_core.data import Batches, MarkedShards, in_order
 from llm_core.models import build
 from llm_core.optim import Optimizers
 from llm_core.train import State, TrainingError, fit, write_curve
@@ -83,6 +83,19 @@ def test_each_step_is_reported_and_validation_is_due_when_the_recipe_says() -> N
     assert [step for step, values in watcher.seen.items() if "validation/loss" in values] == [5, 10, 12]
     assert (state.step, state.tokens) == (12, 12 * 64)
     assert watcher.seen[1]["train/lr"] == pytest.approx(0.5 * CFG.lr)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_batches_without_a_counted_target_train_nothing_and_stay_finite(optimizer: str, dtype: torch.dtype) -> None:
+    cfg = CFG.model_copy(update={"steps": 5, "optimizer": optimizer})
+    state, ids = new_state(cfg), MarkedShards([IDS], [np.zeros(len(IDS), dtype=np.bool_)])
+    before = weights(state)
+    validation = list(in_order(ids.head(200), SHAPE.context, 4))
+    fit(state, cfg, Batches(ids, SHAPE.context, 4, seed=3), validation, dtype, Watcher())
+    assert [(point.train_loss, point.validation_loss) for point in state.curve] == [(0.0, None)] * 5
+    assert state.tokens == 0
+    torch.testing.assert_close(weights(state), before, rtol=0.01, atol=0.01)  # weights decay, nothing else
 
 
 class Stop(BaseException):
