@@ -106,6 +106,7 @@ def test_prefect_shows_each_stage_with_an_artifact_and_its_progress(ws: Workspac
     shown = {artifact["key"]: artifact for artifact in artifacts}
     assert {*STAGES, *EFFECTS, "train-progress"} <= set(shown)
     assert first["stages"][0]["digest"] in shown["collect"]["data"]
+    assert "The data keep their contract." in shown["data-report"]["data"]
     assert (shown["train-progress"]["data"], "50/50 steps" in shown["train-progress"]["description"]) == (100.0, True)
 
 
@@ -205,6 +206,7 @@ client = MlflowClient(sys.argv[1])
 run = client.get_run(sys.argv[2])
 print(json.dumps({
     "losses": len(client.get_metric_history(run.info.run_id, "train/loss")),
+    "reports": [entry.path for entry in client.list_artifacts(run.info.run_id, "reports")],
     "metrics": sorted(run.data.metrics), "params": run.data.params, "tags": run.data.tags, "status": run.info.status,
     "datasets": {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}}))
 """
@@ -213,7 +215,10 @@ print(json.dumps({
     found = json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ws.root).stdout)
     assert found["losses"] == int(found["params"]["train.steps"]) == 50
     assert found["status"] == "FINISHED"
-    assert {"evaluate/bits_per_byte", "clean/kept", "system/cpu_utilization_percentage"} <= set(found["metrics"])
+    assert {"evaluate/bits_per_byte", "clean/kept", "data/documents", "system/cpu_utilization_percentage"} <= set(
+        found["metrics"]
+    )
+    assert found["reports"] == ["reports/data.html"]
     assert set(found["datasets"]) == {"collect", "clean", "tokenize"}
     assert found["datasets"]["tokenize"] == found["tags"]["dvc.out.tokenize"][:36]
 
@@ -234,7 +239,11 @@ def test_a_night_runs_once_and_again_only_for_new_data(ws: Workspace, first: dic
     assert "no new data, recipe or code" in cli_json(ws, *night)["skipped"]
     arrived = ws.root / "texts" / "2099-New-1.txt"
     arrived.write_text("My fellow citizens, this is news from a year that has not come yet. " * 30, encoding="utf-8")
+    champions = (ws.out / "tokenizer" / "tokenizer.json").read_bytes()
     try:
-        assert cli_json(ws, *night)["version"] == "tiny@3"
+        assert cli_json(ws, *night, "--set", "tokenizer.source=champion")["version"] == "tiny@3"
     finally:
         arrived.unlink()
+    kept = Artifact.open(ws.out / "tokenizer")
+    assert (kept.recipe["tokenizer"]["source"], kept.recipe["tokenizer"]["folder"]) == ("champion", "tiny@1")
+    assert (kept.path / "tokenizer.json").read_bytes() == champions
