@@ -115,6 +115,29 @@ def agreement(
         _print_tables(measured)
 
 
+@label_app.command("tokens")
+def tokens(
+    labels: Annotated[Path, typer.Argument(help="A labels artifact of chat or pairs.", metavar="LABELS")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer, or of the model to tune.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tokens artifact.")],
+    instruction: Annotated[str, typer.Option(help="What stands above the source of every pair.")] = "",
+    test_share: Annotated[
+        float | None, typer.Option(help="Share of documents kept for tests (default: clean's).", show_default=False)
+    ] = None,
+    validation_share: Annotated[
+        float | None, typer.Option(help="Share kept for the validation loss (default: clean's).", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make tokens to tune on: conversations in the chat template, with a mask over the assistant's words."""
+    from flows.report import print_facts
+    from tasks.tokenize_labels import Tuning, tokenize_labels_folder
+
+    shares = {"test_share": test_share, "validation_share": validation_share}
+    cfg = Tuning(instruction=instruction, **{name: share for name, share in shares.items() if share is not None})
+    print_facts(_facts(tokenize_labels_folder(cfg, labels, tokenizer, out)), as_json)
+
+
 def _proposals(server: str, tasks: Sequence[Task], labels: tuple[str, ...], instruction: str) -> list[Proposed]:
     import httpx
 

@@ -47,7 +47,7 @@ def label_results(kind: Kind, method: Method, path: Path, folder: Path) -> tuple
 
     Raises LabelError for unusable results, and for a folder that holds something else.
     """
-    _require_replaceable(folder)
+    require_replaceable(folder, "labels")
     results = read_results(path, kind)
     agreement = measure(kind, results.labelled)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -56,9 +56,9 @@ def label_results(kind: Kind, method: Method, path: Path, folder: Path) -> tuple
         return label(kind, method, results, agreement, out), results, agreement
 
 
-def _require_replaceable(folder: Path) -> None:
-    """Publishing replaces the folder, so it must be ours or empty."""
+def require_replaceable(folder: Path, kind: str) -> None:
+    """Publishing replaces the folder, so it must be an artifact of that kind or empty."""
     if (folder / MANIFEST).is_file():
-        Artifact.peek(folder, kind="labels")
+        Artifact.peek(folder, kind)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise LabelError(f"{folder}: is there and is no labels artifact; name a new folder with --out")
+        raise LabelError(f"{folder}: is there and is no {kind} artifact; name a new folder with --out")

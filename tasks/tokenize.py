@@ -37,10 +37,10 @@ def tokenize(cfg: Tokenize, documents: Artifact, tokenizer: Artifact, out: Draft
             name = path.stem.removeprefix(f"{DOCUMENTS}-")
             for file in folder.glob("*.*.*"):
                 link(file, out.path / f"{name}.{file.name}")
-    return out.publish({"vocab_size": encoder.vocab_size, "end_id": encoder.end_id, **_counts(out.path)})
+    return out.publish({"vocab_size": encoder.vocab_size, "end_id": encoder.end_id, **count_tokens(out.path)})
 
 
-def _counts(folder: Path) -> dict[str, int | float]:
+def count_tokens(folder: Path) -> dict[str, int | float]:
     """Tokens (end ids included), documents and bytes of each split, and how many bytes a token of text holds."""
     counts: dict[str, int | float] = {}
     for split in SPLITS:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from llm_core.labels.adjudicate import Decision
 from llm_core.labels.answers import Labelled
-from llm_core.labels.task import Kind
+from llm_core.labels.task import Kind, LabelError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 RECORDS, TABLE = "records.jsonl", "labels.parquet"
+CONVERSATIONS: tuple[Kind, ...] = ("chat", "pairs")
+"""Kinds whose records are something said and the answer to it."""
 
 
 def labelled_record(labelled: Labelled, decision: Decision) -> dict[str, Any]:
@@ -44,6 +46,24 @@ def write_records(kind: Kind, records: Sequence[Mapping[str, Any]], folder: Path
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     (folder / RECORDS).write_text("".join(lines), encoding="utf-8", newline="\n")
     pq.write_table(pa.Table.from_pylist([dict(record) for record in records], _schema(kind)), folder / TABLE)
+
+
+def require_conversations(kind: Kind) -> None:
+    """Raise LabelError unless records of this kind are conversations."""
+    if kind not in CONVERSATIONS:
+        raise LabelError(f"{kind} labels hold no conversations to tune on; labels of {' and '.join(CONVERSATIONS)} do")
+
+
+def conversation_of(kind: Kind, record: Mapping[str, Any], instruction: str = "") -> list[dict[str, str]]:
+    """The record as messages {role, content} that end with the answer; raises LabelError for other kinds.
+
+    A pair's source is the user's turn, below the instruction where there is one, as the champion is asked for pairs.
+    """
+    require_conversations(kind)
+    if kind == "chat":
+        return list(record["messages"])
+    asked = f"{instruction}\n\n{record['source']}" if instruction else record["source"]
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": record["target"]}]
 
 
 def _content(kind: Kind, content: Mapping[str, Any], decision: Decision) -> dict[str, Any]:

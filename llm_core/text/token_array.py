@@ -71,26 +71,29 @@ class Tokenizing:
 
 
 class TokenWriter:
-    """Writes the tokens of one split of one shard."""
+    """Writes the tokens of one split of one shard, to files whose names begin with `name`."""
 
-    def __init__(self, folder: Path, split: str, vocab_size: int, end_id: int) -> None:
+    def __init__(self, folder: Path, name: str, vocab_size: int, end_id: int) -> None:
         self._dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32).newbyteorder("<")
         self._end = np.array([end_id], dtype=self._dtype).tobytes()
-        self._folder, self._split = folder, split
+        self._folder, self._name = folder, name
         self._rows: list[tuple[str, str, int, int, int]] = []
         self._loss: list[Mask] = []
         self._num_tokens = 0
-        self._file = open(folder / f"{split}.{TOKENS}", "xb")  # noqa: SIM115 (closed by close)
+        self._file = open(folder / f"{name}.{TOKENS}", "xb")  # noqa: SIM115 (closed by close)
         self._write_header()
 
     def add(self, document: CleanDocument, ids: Ids, loss: Mask | None = None) -> None:
-        """Append a document's ids and the end id; `loss` marks the ids that a tuning loss counts (default: all)."""
+        """Append a document's ids and the end id; `loss` marks the ids that a tuning loss counts (default: all).
+
+        The end id counts where the last id does: what never writes on need not learn to end.
+        """
         self._file.write(np.asarray(ids, dtype=self._dtype).tobytes() + self._end)
         size = len(ids) + 1
         self._rows.append((document.sha256, document.source, document.start, size, document.num_bytes))
         self._num_tokens += size
         if loss is not None:
-            self._loss.append(np.append(loss, True))
+            self._loss.append(np.append(loss, loss[-1:].all()))
 
     def close(self) -> None:
         """Write the length into the array's header, and the table; the mask too, if there is one."""
@@ -99,10 +102,10 @@ class TokenWriter:
         self._file.close()
         rows = zip(*self._rows, strict=True)
         columns = [pa.array(column, type=field.type) for column, field in zip(rows, SCHEMA, strict=True)]
-        pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), self._folder / f"{self._split}.{TABLE}")
+        pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), self._folder / f"{self._name}.{TABLE}")
         if self._loss:
             assert len(self._loss) == len(self._rows), "a shard has a mask for each document or for none"
-            np.save(self._folder / f"{self._split}.{LOSS}", np.concatenate(self._loss))
+            np.save(self._folder / f"{self._name}.{LOSS}", np.concatenate(self._loss))
 
     def _write_header(self) -> None:
         # NumPy pads the header so that its size is the same for every length: the final length overwrites the first, 0.

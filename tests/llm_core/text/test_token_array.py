@@ -60,3 +60,8 @@ def test_a_mask_says_which_tokens_a_tuning_loss_counts(tmp_path: Path) -> None:
     mask = np.load(tmp_path / "train.loss.npy", allow_pickle=False)
     assert mask.tolist() == [False, False, True, True, True, True]
     assert len(mask) == len(_load(tmp_path))
+
+
+def test_the_end_id_counts_where_the_last_id_does(tmp_path: Path) -> None:
+    _write(tmp_path, [5, 6], [7, 8], loss=[[True, False], [False, True]])
+    assert np.load(tmp_path / "train.loss.npy").tolist() == [True, False, False, False, True, True]
