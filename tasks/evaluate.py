@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Evaluate
-from llm_core.data import open_tokens
+from llm_core.data import MarkedShards, open_tokens
 from llm_core.devices import circumstances, computing, pick_device, pick_precision
 from llm_core.evals.baselines import unigram_bits, xz_bits
 from llm_core.evals.perplexity import EvaluationError, Scoring, bits_per_byte, score_documents
@@ -29,14 +30,23 @@ REPORTED = ["sha256", "source", "start", "num_bytes", "num_tokens", "bits", "uni
 
 
 def evaluate(cfg: Evaluate, seed: int, model: Artifact, tokens: Artifact, documents: Artifact, out: Draft) -> Artifact:
-    """Score the model on the test split: metrics.json, documents.parquet (a row a document) and samples.json."""
+    """Score the model on the test split: metrics.json, documents.parquet (a row a document) and samples.json.
+
+    Of tokens with a loss mask the marked ones are scored, in bits per byte of their own text; the baselines get the
+    same, and the documents are not read.
+    """
     device = pick_device()
     precision = pick_precision("auto", device)
     with computing(threads=0) as threads:
         network = load_pretrained(model.path).to(device)
+        tokenizer = Tokenizer.load(model.path)
         scored = _score(cfg, network, tokens, precision, out)
-        samples = _samples(cfg, seed, network, Tokenizer.load(model.path))
-    metrics = _metrics(scored, documents)
+        samples = _samples(cfg, seed, network, tokenizer)
+    texts: Callable[[Split], Iterable[bytes]] = partial(_texts, documents)
+    if isinstance(open_tokens(tokens.path, "test"), MarkedShards):
+        texts = partial(_marked_texts, tokens, tokenizer)
+        scored = scored.assign(num_bytes=[len(text) for text in texts("test")])
+    metrics = _metrics(scored, texts)
     scored[REPORTED].to_parquet(out.path / "documents.parquet", index=False)
     _write_json(out, "metrics.json", metrics)
     _write_json(out, "samples.json", samples)
@@ -50,20 +60,26 @@ def heldout_digest(hashes: Iterable[str]) -> str:
 
 
 def _score(cfg: Evaluate, network: nn.Module, tokens: Artifact, precision: torch.dtype, out: Draft) -> pd.DataFrame:
-    ids = open_tokens(tokens.path, "test")[:]
+    held_out = open_tokens(tokens.path, "test")
+    ids = held_out[:]
+    marks = held_out.marks(slice(None)) if isinstance(held_out, MarkedShards) else None
     table = pd.concat([pd.read_parquet(path) for path in token_files(tokens.path, "test", TABLE)], ignore_index=True)
     scoring = Scoring(stride=cfg.stride, batch_windows=cfg.batch_windows, precision=precision)
     scored = score_documents(
-        network, ids, table, scoring, lambda done, total: out.observer.progress(done, total, "windows")
+        network, ids, table, scoring, lambda done, total: out.observer.progress(done, total, "windows"), marks
     )
     train_ids = open_tokens(tokens.path, "train")
     num_tokens = table["num_tokens"].to_numpy()
-    return scored.assign(unigram_bits=unigram_bits(train_ids, ids, num_tokens, tokens.stats["vocab_size"]))
+    vocab_size = tokens.stats["vocab_size"]
+    scored = scored.assign(unigram_bits=unigram_bits(train_ids, ids, num_tokens, vocab_size, marks))
+    if marks is None:
+        return scored
+    return scored.assign(num_tokens=np.add.reduceat(marks.astype(np.int64), num_tokens.cumsum() - num_tokens))
 
 
-def _metrics(scored: pd.DataFrame, documents: Artifact) -> dict[str, float | int]:
-    """Bits per byte of the model and of each baseline, and how much was scored."""
-    alone, primed = xz_bits(partial(_texts, documents, "train"), partial(_texts, documents, "test"))
+def _metrics(scored: pd.DataFrame, texts: Callable[[Split], Iterable[bytes]]) -> dict[str, float | int]:
+    """Bits per byte of the model and of each baseline, and how much was scored; `texts` gives those of a split."""
+    alone, primed = xz_bits(partial(texts, "train"), partial(texts, "test"))
     num_bytes, num_tokens = int(scored["num_bytes"].sum()), int(scored["num_tokens"].sum())
     return {
         "bits_per_byte": bits_per_byte(scored["bits"], scored["num_bytes"]),
@@ -79,6 +95,17 @@ def _metrics(scored: pd.DataFrame, documents: Artifact) -> dict[str, float | int
 
 def _texts(documents: Artifact, split: Split) -> Iterable[bytes]:
     return (entry.text.encode() for entry in read_documents(documents.path, CleanDocument) if entry.split == split)
+
+
+def _marked_texts(tokens: Artifact, tokenizer: Tokenizer, split: Split) -> Iterator[bytes]:
+    """What the marked ids of each document say; all of it where a shard has no mask."""
+    shards, start = open_tokens(tokens.path, split), 0
+    for path in token_files(tokens.path, split, TABLE):
+        for size in pd.read_parquet(path)["num_tokens"]:
+            part = slice(start, start + size)
+            ids = shards[part][shards.marks(part)] if isinstance(shards, MarkedShards) else shards[part]
+            yield tokenizer.decode_bytes(ids.tolist())
+            start += size
 
 
 def _samples(cfg: Evaluate, seed: int, network: nn.Module, tokenizer: Tokenizer) -> list[dict[str, str]]:

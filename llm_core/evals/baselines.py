@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
+Mask = npt.NDArray[np.bool_]
 Lengths = npt.NDArray[np.int64]
 Texts = Callable[[], Iterable[bytes]]
 
@@ -29,17 +30,19 @@ class Sliceable(Protocol):
     def __getitem__(self, part: slice, /) -> Ids: ...
 
 
-def unigram_bits(train_ids: Sliceable, ids: Ids, num_tokens: Lengths, vocab_size: int) -> npt.NDArray[np.float64]:
+def unigram_bits(
+    train_ids: Sliceable, ids: Ids, num_tokens: Lengths, vocab_size: int, marks: Mask | None = None
+) -> npt.NDArray[np.float64]:
     """Bits of each document under the training tokens' add-one smoothed frequencies, its end id included.
 
-    `ids` holds all documents one after another, `num_tokens` their lengths.
+    `ids` holds all documents one after another, `num_tokens` their lengths; with `marks`, only marked ids cost bits.
     """
     counts = np.ones(vocab_size)
     for first in range(0, len(train_ids), COUNTED_AT_ONCE):
         counts += np.bincount(train_ids[first : first + COUNTED_AT_ONCE], minlength=vocab_size)
     costs = np.log2(counts.sum()) - np.log2(counts)
     starts = np.cumsum(num_tokens) - num_tokens
-    return np.add.reduceat(costs[ids], starts)
+    return np.add.reduceat(costs[ids] if marks is None else costs[ids] * marks, starts)
 
 
 def xz_bits(train: Texts, held_out: Texts) -> tuple[float, float]:

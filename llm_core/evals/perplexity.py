@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from llm_core.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
+Mask = npt.NDArray[np.bool_]
 Padded = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -60,11 +61,13 @@ def score_documents(
     documents: pd.DataFrame,
     scoring: Scoring,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    marks: Mask | None = None,
 ) -> pd.DataFrame:
     """The documents table (num_tokens, num_bytes, ...) with a column `bits`.
 
     `ids` holds all documents one after another, each followed by the end id. Every token is scored once, with at least
     context - stride tokens read before it where the document has them; windows never reach into another document.
+    With `marks`, one for each id, only the bits of marked tokens count; the others are read as they were in tuning.
     """
     model.eval()
     config: Any = model.config
@@ -74,7 +77,8 @@ def score_documents(
     bits = np.zeros(len(documents))
     for first in range(0, len(windows), scoring.batch_windows):
         batch = windows[first : first + scoring.batch_windows]
-        for window, window_bits in zip(batch, _score_batch(model, padded, batch, scoring.precision), strict=True):
+        scored = _score_batch(model, padded, batch, scoring.precision, marks)
+        for window, window_bits in zip(batch, scored, strict=True):
             bits[window.document] += window_bits
         progress(min(first + scoring.batch_windows, len(windows)), len(windows))
     _require_finite(bits)
@@ -110,7 +114,9 @@ def plan_windows(num_tokens: Sequence[int], context: int, stride: int) -> list[W
 
 
 @torch.inference_mode()
-def _score_batch(model: nn.Module, padded: Padded, batch: list[Window], dtype: torch.dtype) -> list[float]:
+def _score_batch(
+    model: nn.Module, padded: Padded, batch: list[Window], dtype: torch.dtype, marks: Mask | None
+) -> list[float]:
     """Bits of each window's scored tokens; `padded` has an end id in front, so that inputs stand one before targets."""
     device = next(model.parameters()).device
     longest = max(window.end - window.start for window in batch)
@@ -120,14 +126,16 @@ def _score_batch(model: nn.Module, padded: Padded, batch: list[Window], dtype: t
         inputs[row, : window.end - window.start] = torch.from_numpy(padded[window.start : window.end])
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits: Tensor = model(inputs.to(device)).logits  # (B, T, V)
-    return [_window_bits(scores, padded, window) for scores, window in zip(logits, batch, strict=True)]
+    return [_window_bits(scores, padded, window, marks) for scores, window in zip(logits, batch, strict=True)]
 
 
-def _window_bits(logits: Tensor, padded: Padded, window: Window) -> float:
+def _window_bits(logits: Tensor, padded: Padded, window: Window, marks: Mask | None) -> float:
     """Bits of one window's scored tokens from its logits (T, V); window by window the float32 copy fits the cache."""
     scores = logits[window.scored - window.start : window.end - window.start].float()
     targets = torch.from_numpy(padded[window.scored + 1 : window.end + 1]).to(scores.device)
     losses = F.cross_entropy(scores, targets, reduction="none")
+    if marks is not None:
+        losses = losses[torch.from_numpy(np.flatnonzero(marks[window.scored : window.end])).to(losses.device)]
     return float(losses.double().sum()) / math.log(2)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +18,7 @@ from llm_core.evals.perplexity import Scoring, score_texts
 from llm_core.models import build, load_pretrained, save_pretrained
 from llm_core.text.document import CleanDocument
 from llm_core.text.shards import read_documents
+from llm_core.text.token_array import LOSS, TABLE
 from llm_core.tokenizer import Tokenizer
 from tasks.evaluate import evaluate, heldout_digest
 
@@ -61,6 +63,29 @@ def test_metrics_are_flat_numbers_beside_their_baselines(report: Artifact, token
     assert metrics["perplexity"] == pytest.approx(2**bits_per_token)
     assert 0 < metrics["xz_primed_bits_per_byte"] < metrics["xz_bits_per_byte"]
     assert 0 < metrics["unigram_bits_per_byte"] < metrics["bits_per_byte"]
+
+
+def test_tokens_with_a_mask_are_scored_where_it_marks(
+    model: Artifact, tokens: Artifact, cleaned: Artifact, report: Artifact, tmp_path: Path
+) -> None:
+    """A mask over everything changes nothing; one over the last three ids of each document leaves those."""
+    reports = []
+    for name, marked in (("whole", 10**9), ("ends", 3)):
+        with Draft(tmp_path / name, "tokens", "tokenize") as out:
+            for file in tokens.files:
+                shutil.copyfile(tokens.path / file, out.path / file)
+            for table in out.path.glob(f"*.{TABLE}"):
+                sizes = pd.read_parquet(table)["num_tokens"]
+                mask = np.concatenate([np.arange(size)[::-1] < marked for size in sizes])
+                np.save(table.with_name(table.name.replace(TABLE, LOSS)), mask)
+            masked = out.publish(tokens.stats)
+        reports.append(_evaluate(model, masked, cleaned, tmp_path / f"{name}-report"))
+    whole, ends = reports
+    assert whole.stats == pytest.approx(dict(report.stats))
+    assert ends.stats["test_tokens"] == 3 * ends.stats["test_documents"]
+    # Two ids of text and the end id, which has none.
+    assert ends.stats["test_bytes"] < report.stats["test_bytes"] / 20
+    assert ends.stats["perplexity"] == pytest.approx(report.stats["perplexity"], rel=0.2)  # an untrained model
 
 
 def test_xz_is_primed_with_the_training_documents(report: Artifact, cleaned: Artifact) -> None:

@@ -75,6 +75,19 @@ def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_token(stride: int
 
 
 @pytest.mark.parametrize("stride", [1, 3, CONTEXT])
+def test_only_marked_tokens_cost_bits_and_all_are_read(stride: int) -> None:
+    ids, table, documents = _held_out([1, 5, 8, 9, 40])
+    model, marks = Bigram(), np.arange(len(ids)) % 3 == 1
+    scored = score_documents(model, ids, table, Scoring(stride, 4), marks=marks)
+    start = 0
+    for document, bits in zip(documents, scored["bits"], strict=True):
+        each = [model.bits(document[: n + 1]) - model.bits(document[:n]) for n in range(len(document))]
+        own = marks[start : start + len(document)]
+        assert bits == pytest.approx(sum(one for one, marked in zip(each, own, strict=True) if marked), abs=1e-4)
+        start += len(document)
+
+
+@pytest.mark.parametrize("stride", [1, 3, CONTEXT])
 @pytest.mark.parametrize("batch_windows", [1, 4, 100])
 def test_every_token_is_scored_once_and_nothing_leaks_between_documents(stride: int, batch_windows: int) -> None:
     model = Bigram()
