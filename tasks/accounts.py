@@ -10,21 +10,33 @@ from llm_core.config import Recipe
 from llm_core.inventory import Inventory
 from llm_core.parts import Memo
 from llm_core.text.contract import ContractError
+from llm_core.text.split import SPLITS
 from tasks.data_report import data_report
 from tasks.quarantine import fill_quarantine
 from tasks.stages import Stage, run_stage
 from tasks.workspace import Workspace
 
+REPORTED = ("clean", "tokenize")
+"""Stages after which the data report is written."""
+
 
 def account(ws: Workspace, recipe: Recipe, artifact: Artifact) -> Path | None:
-    """Quarantine what a stage rejected, and write the report where it made clean data; the report's place."""
+    """Quarantine what a stage rejected, and write the report on clean data, again when they have tokens; its place."""
     if artifact.stage == "collect":
         _quarantine(ws, recipe, artifact)
-    if artifact.stage != "clean":
+    if artifact.stage not in REPORTED:
         return None
+    documents, tokens = reported(ws, artifact)
     collected = Artifact.peek(ws.out / "collect")
-    quarantined = [*_quarantine(ws, recipe, collected), *_quarantine(ws, recipe, artifact)]
-    return data_report(artifact, quarantined, report_place(ws, artifact))
+    quarantined = [*_quarantine(ws, recipe, collected), *_quarantine(ws, recipe, documents)]
+    return data_report(documents, quarantined, report_place(ws, documents), tokens)
+
+
+def reported(ws: Workspace, artifact: Artifact) -> tuple[Artifact, int | None]:
+    """The clean documents that an artifact of the stages REPORTED tells of, and how many tokens they are if known."""
+    if artifact.stage == "clean":
+        return artifact, None
+    return Artifact.peek(ws.out / "clean"), sum(artifact.stats[f"{split}_tokens"] for split in SPLITS)
 
 
 def make(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -> Artifact:

@@ -42,18 +42,18 @@ def data_report(documents: Artifact, quarantine: Sequence[Path] | None, out: Pat
     return out
 
 
-def summary_markdown(documents: Artifact) -> str:
+def summary_markdown(documents: Artifact, tokens: int | None = None) -> str:
     """The report's main numbers as a short table in Markdown, and the broken expectations if there are any."""
     batches, contract = read_profiles(documents.path), _contract(documents)
     broken = breaches(contract, batches)
     verdict = f"The data contract is broken in {len(broken)} place(s):" if broken else "The data keep their contract."
-    rows = [f"| {label} | {value} |" for value, label in _headline(batches, None)]
+    rows = [f"| {label} | {value} |" for value, label in _headline(batches, tokens)]
     rows += [f"| {row['outcome']} | {row['records']:,} ({row['share']:.1%}) |" for row in _accounts(total(batches))]
     rows += [f"| drift of {name} | {each.distance:.3f} |" for name, each in drift_of_last(batches).items()]
     return "\n".join(["| data | |", "|---|---:|", *rows, "", verdict, *(f"- {breach}" for breach in broken), ""])
 
 
-def metrics(documents: Artifact) -> dict[str, float]:
+def metrics(documents: Artifact, tokens: int | None = None) -> dict[str, float]:
     """The report's numbers for a tracker; shares are from 0 to 1, and what is not known is left out."""
     batches = read_profiles(documents.path)
     together = total(batches)
@@ -68,6 +68,8 @@ def metrics(documents: Artifact) -> dict[str, float]:
         "redactions": together.redactions.total(),
         "contaminated": together.rejected["contaminated"],
     }
+    if tokens is not None:
+        values["tokens"] = tokens
     if together.kept:
         values |= {f"bytes_p{100 * q:.0f}": together.quantile(q) for q in QUANTILES}
     drifts = drift_of_last(batches)

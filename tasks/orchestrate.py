@@ -27,7 +27,7 @@ from llm_core.artifact import Artifact, ArtifactError, Observer
 from llm_core.config import Recipe
 from llm_core.inventory import Inventory
 from tasks import champions
-from tasks.accounts import report_place
+from tasks.accounts import REPORTED, report_place, reported
 from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
 from tasks.deploy import deploy as deploy_stage
@@ -259,17 +259,18 @@ def _record(run: Run, stage: Stage, result: Update) -> None:
     run.records.add(artifact.digest, {**body, "flow_run": run.flow_run, "commit": run.facts["git.commit"]})
     facts = {"state": result.state, "because": result.because, "digest": artifact.digest, **artifact.stats}
     create_markdown_artifact(_markdown(stage.name, facts), key=stage.name)
-    if stage.name == "clean":
+    if stage.name in REPORTED:
         _show_data(run, artifact)
 
 
 def _show_data(run: Run, artifact: Artifact) -> None:
     """The data report goes with the run, without what was dropped: that is private and stays in the home."""
+    documents, tokens = reported(run.ws, artifact)
     with TemporaryDirectory(prefix="report-") as folder:
-        report = data_report(artifact, None, Path(folder) / "data.html")
-        run.tracker.log_report(run.run_id, report, data_metrics(artifact))
-    private = f"With samples of dropped records, for this machine only: `{report_place(run.ws, artifact)}`"
-    create_markdown_artifact(f"{summary_markdown(artifact)}\n{private}\n", key="data-report")
+        report = data_report(documents, None, Path(folder) / "data.html", tokens)
+        run.tracker.log_report(run.run_id, report, data_metrics(documents, tokens))
+    private = f"With samples of dropped records, for this machine only: `{report_place(run.ws, documents)}`"
+    create_markdown_artifact(f"{summary_markdown(documents, tokens)}\n{private}\n", key="data-report")
 
 
 def _log_origin(run: Run) -> None:

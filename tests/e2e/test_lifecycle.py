@@ -215,7 +215,7 @@ print(json.dumps({
     found = json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ws.root).stdout)
     assert found["losses"] == int(found["params"]["train.steps"]) == 50
     assert found["status"] == "FINISHED"
-    assert {"evaluate/bits_per_byte", "clean/kept", "data/documents", "system/cpu_utilization_percentage"} <= set(
+    assert {"evaluate/bits_per_byte", "clean/kept", "data/tokens", "system/cpu_utilization_percentage"} <= set(
         found["metrics"]
     )
     assert found["reports"] == ["reports/data.html"]
