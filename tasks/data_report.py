@@ -112,7 +112,7 @@ def _numbers(batches: Sequence[Profile], tokens: int | None) -> dict[str, Any]:
         "splits": _shares(together.split_documents, together.split_bytes, SPLITS),
         "languages": _languages(together),
         "bytes_per_character": together.kept_bytes / together.characters if together.characters else 0.0,
-        "quantiles": [(q, f"{together.quantile(q):,.0f}" if together.kept else "") for q in QUANTILES],
+        "quantiles": [(q, shown_bytes(together.quantile(q)) if together.kept else "") for q in QUANTILES],
         "redactions": ranked(together.redactions),
         "suites": ranked(together.contaminated),
     }
