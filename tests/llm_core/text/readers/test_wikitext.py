@@ -63,8 +63,10 @@ MARKS = [
 
 
 @given(marks=st.lists(st.sampled_from(MARKS), max_size=40))
-def test_any_markup_gives_a_text(marks: list[str]) -> None:
-    plain_text("".join(marks)).encode()
+def test_any_markup_leaves_the_text_around_it(marks: list[str]) -> None:
+    text = plain_text("Before.\n\n" + "".join(marks))
+    text.encode()
+    assert text.startswith("Before.")
 
 
 @pytest.mark.parametrize(
