@@ -21,7 +21,6 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 import json
 import random
-import statistics
 import subprocess
 import tempfile
 from collections import Counter
@@ -32,6 +31,7 @@ from typing import Any
 
 from benchmarks import texts
 from benchmarks.peers import DATATROVE
+from benchmarks.rows import paired_row
 
 PEER_SCRIPT = Path(__file__).with_name("peer_datatrove.py")
 CHAIN = ("gopher_quality", "gopher_repetition", "c4")
@@ -85,17 +85,7 @@ def row(mode: str, slices: Sequence[Sequence[str]]) -> dict[str, object]:
         agreed += len(documents) - len(kept ^ kept_by_peer)
         total += len(documents)
     print(f"{mode}: same verdict on {agreed} of {total} documents", file=sys.stderr)
-    ratios = [mine / peers for mine, peers in speeds]
-    return {
-        "claim": MODES[mode],
-        "ours": round(statistics.median(mine for mine, _ in speeds), 3),
-        "peer": round(statistics.median(peers for _, peers in speeds), 3),
-        "peer_name": DATATROVE.title,
-        "unit": "MB per CPU second",
-        "ratio": round(statistics.median(ratios), 2),
-        "low": round(min(ratios), 2),
-        "high": round(max(ratios), 2),
-    }
+    return paired_row(MODES[mode], DATATROVE.title, "MB per CPU second", speeds, less_is_better=False)
 
 
 def compare_verdicts() -> None:

@@ -17,12 +17,12 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import json
-import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.rows import paired_row
 from tests.conftest import make_project, project_environment
 
 OURS = (sys.executable, "-m", "flows.cli", "run", "tiny", "--json")
@@ -57,17 +57,7 @@ def _no_change(root: Path, pairs: int) -> dict[str, object]:
     for command in (OURS, OURS, PEER):  # the first makes everything, the others warm up
         seconds(command)
     measured = [(seconds(OURS), seconds(PEER)) for _ in range(pairs)]
-    ratios = sorted(peer / ours for ours, peer in measured)
-    return {
-        "claim": "no-change run",
-        "ours": round(statistics.median(ours for ours, _ in measured), 3),
-        "peer": round(statistics.median(peer for _, peer in measured), 3),
-        "peer_name": "dvc repro",
-        "unit": "seconds",
-        "ratio": round(statistics.median(ratios), 3),
-        "low": round(ratios[0], 3),
-        "high": round(ratios[-1], 3),
-    }
+    return paired_row("no-change run", "dvc repro", "seconds", measured, less_is_better=True)
 
 
 if __name__ == "__main__":

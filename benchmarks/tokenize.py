@@ -20,7 +20,6 @@ os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 import argparse  # noqa: E402
 import io  # noqa: E402
 import json  # noqa: E402
-import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import tarfile  # noqa: E402
 import tempfile  # noqa: E402
@@ -33,6 +32,7 @@ import sentencepiece  # noqa: E402
 from tokenizers import Regex, models, pre_tokenizers, trainers  # noqa: E402
 from tokenizers import Tokenizer as PeerTokenizer  # noqa: E402
 
+from benchmarks.rows import paired_row  # noqa: E402
 from benchmarks.texts import articles, extracted, speeches  # noqa: E402
 from llm_core.tokenizer import PRE_TOKENS, Tokenizer  # noqa: E402
 
@@ -157,17 +157,8 @@ def _row(
     print(f"{claim}: {rounds} rounds beside {peer_name}", file=sys.stderr)
     measured = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    ratios = sorted(theirs / own for own, theirs in measured)
-    return {
-        "claim": claim,
-        "ours": round(megabytes / statistics.median(own for own, _ in measured), 2),
-        "peer": round(megabytes / statistics.median(theirs for _, theirs in measured), 2),
-        "peer_name": peer_name,
-        "unit": "MB per CPU second",
-        "ratio": round(statistics.median(ratios), 3),
-        "low": round(ratios[0], 3),
-        "high": round(ratios[-1], 3),
-    }
+    speeds = [(megabytes / own, megabytes / theirs) for own, theirs in measured]
+    return paired_row(claim, peer_name, "MB per CPU second", speeds, less_is_better=False)
 
 
 def _batches(texts: Texts) -> Iterator[Texts]:
