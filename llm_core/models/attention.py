@@ -1,0 +1,57 @@
+"""Attention as all families use it, and which tokens may see which.
+
+Dimensions: B sequences, T queries, S keys (S >= T behind a cache), H query heads, G key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """``softmax(q k^T * scale + mask) v`` (Vaswani et al., 2017, equation 1), scale 1 / sqrt(D) unless given.
+
+    q (B, H, T, D); k and v (B, G, S, D), each shared by H / G query heads; gives (B, H, T, D). `causal` lets the last
+    query see all keys and each one before it one key less. `mask` is added to the products, or true where a query may
+    see a key; its shape broadcasts to (B, H, T, S).
+    """
+    T, S = q.shape[2], k.shape[2]
+    grouped = q.shape[1] != k.shape[1]
+    if causal and T > 1 and (mask is not None or S != T):
+        # is_causal would align the mask with the first key; behind a cache it belongs to the last.
+        seen = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        mask = seen if mask is None else combine(seen, mask)
+    plain_causal = causal and T > 1 and mask is None
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=plain_causal, scale=scale, enable_gqa=grouped
+    )
+
+
+def combine(seen: Tensor, mask: Tensor) -> Tensor:
+    """One mask out of a boolean one and one of either kind."""
+    return seen & mask if mask.dtype == torch.bool else mask.masked_fill(~seen, float("-inf"))
+
+
+def same_segment(queries: Tensor, keys: Tensor) -> Tensor:
+    """True (B, 1, T, S) where a query (B, T) and a key (B, S) have the same segment number."""
+    return queries[:, None, :, None] == keys[:, None, None, :]
+
+
+def positions_of(segments: Tensor) -> Tensor:
+    """Each token's place (B, T) in its run of equal segment numbers, from 0."""
+    B, T = segments.shape
+    places = torch.arange(T, device=segments.device).expand(B, T)
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return places - torch.where(begins, places, 0).cummax(dim=1).values
