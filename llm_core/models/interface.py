@@ -53,7 +53,7 @@ class DecodingCache(Protocol):
     """Tokens that there is room for."""
 
     def select(self, rows: Tensor) -> None:
-        """Keep these sequences (int64 indices into the batch, repeats allowed), in this order: what beam search does."""
+        """Keep these sequences (int64 indices into the batch, repeats allowed) in this order, as beam search does."""
 
 
 class Network(nn.Module):
@@ -99,7 +99,7 @@ class LanguageModel(Network):
 
 
 def through(blocks: Iterable[nn.Module], x: Tensor, *context: Any, recompute: bool = False) -> Tensor:
-    """`x` through `blocks` in order; with `recompute` the backward pass makes their inner states again (less memory)."""
+    """`x` through `blocks` in order; with `recompute` the backward pass makes inner states again (less memory)."""
     for block in blocks:
         x = checkpoint(block, x, *context, use_reentrant=False) if recompute else block(x, *context)
     return x
