@@ -12,34 +12,46 @@ from llm_core.config.section import NAME_PATTERN, Section
 class Model(Section):
     """The architecture of the network."""
 
-    family: Literal["llama"] = "llama"
-    """Model family; llama is a pre-norm decoder with RMSNorm, RoPE, SwiGLU and grouped-query attention."""
+    family: Literal["llama", "gpt2", "bert", "t5", "transformer", "lstm"] = "llama"
+    """llama, gpt2: decoders; bert: an encoder; t5, transformer: encoder-decoders; lstm: the recurrent baseline."""
     num_layers: int = Field(default=4, ge=1)
-    """Decoder blocks."""
+    """Blocks; an encoder-decoder has this many on each side."""
     width: int = Field(default=256, ge=8)
-    """Size of the residual stream."""
+    """Size of the residual stream; of an lstm, of its state."""
     num_heads: int = Field(default=2, ge=1)
-    """Query heads of each attention layer."""
+    """Query heads of each attention layer; an lstm has none."""
     num_kv_heads: int = Field(default=2, ge=1)
-    """Key and value heads; fewer than num_heads shares them between query heads."""
+    """Key and value heads of a llama; fewer than num_heads shares them. Elsewhere each query head has its own."""
     mlp_width: int = Field(default=768, ge=8)
-    """Hidden size of the feed-forward layers."""
+    """Hidden size of the feed-forward layers; an lstm has none."""
     context: int = Field(default=256, ge=8)
     """Longest sequence, in tokens."""
     rope_theta: float = Field(default=10_000.0, gt=0)
-    """Base of the rotary position frequencies."""
+    """Base of a llama's rotary position frequencies."""
+    qk_norm: bool = False
+    """Normalise a llama's queries and keys, as Qwen3 does."""
+    attention_bias: bool = False
+    """Biases on a llama's query, key and value projections, as Qwen2 has them."""
     tie_embeddings: bool = False
-    """Use the input embedding as the output head."""
+    """Use the input embedding as the output head; gpt2, bert and t5 always do."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of activations that are dropped while training."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Model:
+        if self.family == "lstm":
+            return self
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if self.family == "llama":
+            self._llama_fits()
+        return self
+
+    def _llama_fits(self) -> None:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if (self.width // self.num_heads) % 2:
             raise ValueError(f"width / num_heads = {self.width // self.num_heads} must be even for rotary positions")
-        return self
 
 
 class Train(Section):
@@ -47,38 +59,102 @@ class Train(Section):
 
     steps: int = Field(default=500, ge=1)
     """Optimizer steps."""
+    epochs: float = Field(default=0.0, ge=0)
+    """Passes over the training tokens, instead of `steps`; 0 leaves it to `steps`."""
     batch_tokens: int = Field(default=2048, ge=8)
     """Tokens of one optimizer step."""
-    optimizer: Literal["adamw", "muon"] = "muon"
-    """How the hidden matrices are fitted; embedding, head and norms are always AdamW's."""
+    micro_batch_tokens: int = Field(default=0, ge=0)
+    """Tokens that go through the network at once, less than batch_tokens to save memory; 0 takes the whole batch."""
+    batch_warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the batch grows to its full size."""
+    sequence_warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which sequences grow to the whole context, at the same tokens in a batch."""
+    document_mask: bool = False
+    """Tokens see only tokens of their own document, where several lie in one sequence."""
+    objective: Literal["auto", "causal", "masked", "span"] = "auto"
+    """Predict the next token, masked tokens, or spans that were cut out; auto takes the family's own."""
+    mask_share: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens that the objectives masked and span hide."""
+    span_tokens: float = Field(default=3.0, ge=1)
+    """Mean length of a span that was cut out."""
+    optimizer: Literal["adamw", "muon", "adam", "sgd"] = "muon"
+    """How the hidden matrices are fitted; with muon and adamw, embedding, head and vectors are AdamW's."""
     lr: float = Field(default=3e-3, gt=0)
-    """Peak learning rate of the hidden matrices, on AdamW's scale for both optimizers."""
+    """Peak learning rate of the hidden matrices, on AdamW's scale for muon too."""
     embedding_lr: float = Field(default=0.1, gt=0)
     """Peak learning rate of the input embedding, which starts with a spread of 1; tied to the head it wants a tenth."""
     head_lr: float = Field(default=3e-3, gt=0)
     """Peak learning rate of the output head, where it is not the embedding."""
     norm_lr: float = Field(default=3e-3, gt=0)
-    """Peak learning rate of the norms' gains."""
+    """Peak learning rate of the vectors: the norms' gains and all biases."""
+    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    """After the warmup: stable and then linear decay, a cosine's half wave down, or no change."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps over which the rate rises from zero."""
     decay_share: float = Field(default=0.7, ge=0, le=1)
-    """Last share of the steps, over which the rate falls to zero."""
+    """Last share of the steps, over which the schedule wsd lets the rate fall."""
+    final_lr_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the peak rates at which a decay ends."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled weight decay of the hidden matrices."""
+    """Decoupled weight decay of the hidden matrices (adam and sgd: added to the gradient)."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each target's probability that is spread over the vocabulary."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the squared log of the softmax's sum in the loss, which keeps logits from drifting."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of a running mean of the weights, which is then what is validated and saved; 0 keeps none."""
+    bad_steps: Literal["stop", "skip", "rewind"] = "stop"
+    """At a loss or gradient that is not finite, or a spike: end, leave the batch out, or return to a checkpoint too."""
+    spike_factor: float = Field(default=0.0, ge=0)
+    """A loss above this many times the median of the last steps is a spike; 0 looks for none."""
+    max_bad_steps: int = Field(default=10, ge=1)
+    """With skip and rewind: training ends at the next bad step after this many."""
+    patience: int = Field(default=0, ge=0)
+    """End after this many validations without a better loss; 0 never does."""
+    max_minutes: float = Field(default=0.0, ge=0)
+    """End at the first step's edge after this time, with what was learned until then; 0 sets no limit."""
+    max_cost: float = Field(default=0.0, ge=0)
+    """End when this much is spent, at cost_per_hour; 0 sets no limit."""
+    cost_per_hour: float = Field(default=0.0, ge=0)
+    """Price of an hour of this machine, in the currency of max_cost."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the forward and backward pass; auto takes bfloat16 where the hardware multiplies it natively."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network's forward and backward pass; auto does where the run is long enough to pay for it."""
+    recompute: bool = False
+    """Compute the blocks' inner states again in the backward pass: a third more time, much less memory."""
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0 takes all cores. Recorded with the model, since it changes the last bits."""
+    distributed: Literal["none", "ddp", "fsdp"] = "none"
+    """Several processes: each with the whole network (ddp) or with a part of its weights (fsdp)."""
+    ranks: int = Field(default=1, ge=1)
+    """Processes of a distributed training on this machine."""
+    max_restarts: int = Field(default=0, ge=0)
+    """How often a distributed training begins again from its checkpoint when a process died."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between two validation losses."""
+    validate_epochs: float = Field(default=0.0, ge=0)
+    """Epochs between two validation losses, instead of validate_every; 0 leaves it to that."""
     validation_tokens: int = Field(default=32_768, ge=1)
     """At most this many tokens of the validation split go into a validation loss."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between two checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept on disk."""
+    """Newest checkpoints kept on disk; the best one is kept besides."""
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Train:
+        if self.micro_batch_tokens and self.batch_tokens % self.micro_batch_tokens:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is not a multiple of micro_batch_tokens {self.micro_batch_tokens}"
+            )
+        if self.max_cost and not self.cost_per_hour:
+            raise ValueError(f"max_cost {self.max_cost} needs cost_per_hour, the price of an hour of the machine")
+        if self.ranks > 1 and self.distributed == "none":
+            raise ValueError(f"ranks {self.ranks} needs distributed: ddp or fsdp")
+        return self
 
 
 class Evaluate(Section):

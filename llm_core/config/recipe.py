@@ -59,7 +59,7 @@ class Recipe(Section):
             )
         if self.evaluate.stride > self.model.context:
             raise ValueError(f"evaluate.stride {self.evaluate.stride} exceeds model.context {self.model.context}")
-        if self.train.warmup_steps > self.train.steps:
+        if not self.train.epochs and self.train.warmup_steps > self.train.steps:
             raise ValueError(f"train.warmup_steps {self.train.warmup_steps} exceeds train.steps {self.train.steps}")
         return self
 
