@@ -49,8 +49,10 @@ class DecodingCache(Protocol):
 
     length: int
     """Tokens seen so far; a model call moves it on."""
-    max_tokens: int
-    """Tokens that there is room for."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that there is room for."""
 
     def select(self, rows: Tensor) -> None:
         """Keep these sequences (int64 indices into the batch, repeats allowed) in this order, as beam search does."""
@@ -64,13 +66,17 @@ class Network(nn.Module):
     of two numbers (1 text, 0 padding), packed documents are another; None is one text a row.
     """
 
-    architecture: ClassVar[str]
-    """Hugging Face's name of it in ``config.json``."""
+    architecture: str
+    """Hugging Face's name of it in ``config.json``; of an instance, where one class stands behind several names."""
     task: ClassVar[Task]
     config: Any
     """The family's config: ``vocab_size``, ``context`` (longest sequence), ``end_id``, ``to_json``."""
     untrained_heads: ClassVar[tuple[str, ...]] = ()
     """Name prefixes of the parameters of the head: what a body of another task lacks, and trains at the head's rate."""
+    body: str = ""
+    """Name of the submodule that is the body, a prefix of its parameters' names; none where the network is the body."""
+    not_weights: ClassVar[tuple[str, ...]] = ()
+    """Endings of names that older checkpoints hold and that are no weights of this network, such as stored masks."""
 
     def initialize(self, seed: int) -> None:
         """Draw all weights anew: a pure function of the shapes and `seed`, on any device."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from llm_core.config import Model
 from llm_core.models import ModelError, build, fused, load_pretrained, save_pretrained
-from llm_core.models.llama import LlamaConfig, attend, rotary_table, rotate
+from llm_core.models.attention import attend
+from llm_core.models.rotary import rotary_table, rotate
 
 VOCAB = 300
 
@@ -121,11 +122,13 @@ def test_saving_a_loaded_model_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["GPT9LMHeadModel"]}, "'GPT9LMHeadModel' is not supported, only LlamaForCausalLM"),
+        ({"architectures": ["GPT9LMHeadModel"]}, "'GPT9LMHeadModel' is not supported, only BertFor"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"attention_bias": True}, "attention_bias True is not supported"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn' is not supported"),
-        ({"head_dim": 16}, "head_dim 16 is not supported"),
+        ({"attention_bias": "some"}, "attention_bias 'some' is not supported by this Llama, only False, True"),
+        ({"rope_parameters": {"rope_type": "su", "rope_theta": 1e4}}, "rope_type 'su' is not supported"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "rope_type 'linear' needs factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2, "beta_fast": 3}}, "beta_fast 3 is not supported"),
+        ({"head_dim": 15}, "head_dim 15 is odd"),
         ({"vocab_size": 400}, r"embed_tokens.weight has shape \(300, 32\), config.json says \(400, 32\)"),
         ({"num_hidden_layers": 3}, r"model.layers.2.\S+ is missing"),
         ({"num_hidden_layers": 1}, r"model.layers.1.\S+ belongs to no layer"),
@@ -178,11 +181,10 @@ def test_the_fused_norm_and_gate_have_autograds_values_and_gradients() -> None:
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
 def test_the_fused_attention_has_autograds_values_and_gradients(num_kv_heads: int) -> None:
-    config = LlamaConfig(VOCAB, 1, 32, 4, num_kv_heads, 48, context=6)
-    cos, sin = rotary_table(config)
+    cos, sin = rotary_table(10_000.0, head_size=8, num_positions=6, scaling={})
     q, k, v = leaf(3, 6, 4, 8, seed=1), leaf(3, 6, num_kv_heads, 8, seed=2), leaf(3, 6, num_kv_heads, 8, seed=3)
     turned = (rotate(x, cos[:, None], sin[:, None]).transpose(1, 2) for x in (q, k))
-    reference = attend(*turned, v.transpose(1, 2)).transpose(1, 2).flatten(2)
+    reference = attend(*turned, v.transpose(1, 2), causal=True).transpose(1, 2).flatten(2)
     assert_same_gradients(fused.rotary_attention(q, k, v, cos, sin), reference, (q, k, v))
 
 
