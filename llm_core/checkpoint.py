@@ -1,37 +1,46 @@
 """Checkpoints: safetensors and JSON in a folder each, written whole or not at all, verified when read.
 
-``FOLDER/step-N/`` holds ``state.safetensors`` and ``checkpoint.json``. The identity in it says what the state belongs
-to, so that a run never goes on from another recipe's, other data's or another CPU class's state.
+``FOLDER/step-N/`` holds a ``state-R-of-SIZE.safetensors`` for each rank and ``checkpoint.json``, written last. The
+identity in it says what the state belongs to, so that a run never goes on from another recipe's, other data's or
+another CPU class's state. What each rank holds of a tensor is in there too, so that other numbers of ranks can read it.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-CHECKPOINT_FORMAT = 1
-STATE, MANIFEST = "state.safetensors", "checkpoint.json"
+from llm_core.checkpoint_files import (
+    CHECKPOINT_FORMAT,
+    CheckpointError,
+    Damaged,
+    check_file,
+    check_identity,
+    flush,
+    lock_folder,
+    put_in_place,
+    read_manifest,
+    remove,
+    steps_in,
+    sweep,
+    write_manifest,
+)
+from llm_core.checkpoint_shards import Part, Wanted, WrongShard, check_shard, describe, merge, read_tensors, write_shard
+from llm_core.ranks import Alone, RankError, Ranks, together
+
+__all__ = ["CheckpointError", "Checkpoints", "Damaged", "Part", "Snapshot"]
 
 log = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that must not be resumed; the message names the field that differs and what to do."""
-
-
-class Damaged(ValueError):
-    """A checkpoint whose bytes are not the ones that were written."""
 
 
 @dataclass(frozen=True)
@@ -40,123 +49,265 @@ class Snapshot:
 
     step: int
     tensors: Mapping[str, Tensor]
+    """What this rank holds. A tensor without an entry in `parts` is the same on every rank; rank 0 writes it."""
     values: Mapping[str, Any]
+    """JSON values; rank 0's are kept."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpoints:
-    """The last `keep` checkpoints of one run in `folder`."""
+    """The checkpoints of one run in `folder`: the last `keep`, the best, and the newest that it may go back to.
+
+    From the first use until the end of the ``with`` (or `close`) no other process may use the folder. With several
+    ranks each makes this object, and all call the same methods in the same order.
+    """
 
     folder: Path
     identity: Mapping[str, Any]
     """Nested JSON values that must be equal for a resume: recipe, data digests, circumstances."""
     keep: int
+    pin_every: int = 1
+    """The newest checkpoint of a step that this divides is always kept, since a run may go back to it."""
+    ranks: Ranks = field(default_factory=Alone)
+    _lock: TextIO | None = field(default=None, init=False, repr=False)
+    _entered: bool = field(default=False, init=False, repr=False)
+    _damaged: set[int] = field(default_factory=set, init=False, repr=False)
+    _buffers: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _writer: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
+    _pending: Future[None] | None = field(default=None, init=False, repr=False)
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint; after a kill at any moment it is there as a whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / f"step-{snapshot.step}"
-        draft = self.folder / f".step-{snapshot.step}.draft"
-        for leftover in (*self.folder.glob(".*.draft"), target):
-            shutil.rmtree(leftover, ignore_errors=True)
-        draft.mkdir()
-        save_file(dict(snapshot.tensors), draft / STATE)
-        manifest = {
-            "format": CHECKPOINT_FORMAT,
-            "step": snapshot.step,
-            "identity": dict(self.identity),
-            "values": dict(snapshot.values),
-            "sha256": _file_sha256(draft / STATE),
-        }
-        sealed = {**manifest, "manifest_sha256": _sha256(manifest)}
-        content = json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False)
-        (draft / MANIFEST).write_text(content + "\n", encoding="utf-8")
-        for path in (draft / STATE, draft / MANIFEST, draft):
-            _flush(path)
-        os.rename(draft, target)
-        _flush(self.folder)
-        for step in self._steps()[self.keep :]:
-            shutil.rmtree(self.folder / f"step-{step}")
+    def __enter__(self) -> Checkpoints:
+        self._enter()
+        return self
 
-    def load_latest(self) -> Snapshot | None:
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except CheckpointError as also:
+            if problem is None:
+                raise
+            problem.add_note(f"and the last checkpoint was not saved: {also}")
+
+    def close(self) -> None:
+        """Wait for the last save, then let others use the folder."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown()
+            if self._lock is not None:
+                self._lock.close()
+            self._writer, self._lock, self._entered = None, None, False
+            self._buffers.clear()
+
+    def save(self, snapshot: Snapshot, wait: bool = True, score: float | None = None) -> None:
+        """Write a checkpoint; after a kill at any moment it is there as a whole or not at all.
+
+        Without `wait` the tensors are copied and a thread writes them: the live ones may change at once. A write that
+        fails raises CheckpointError, from the next `save` or `wait` if this one did not wait. The checkpoint with the
+        lowest `score` (or, without one, validation_loss in the values) is kept.
+        """
+        self.wait()
+        self._enter()
+        score = snapshot.values.get("validation_loss") if score is None else score
+        try:
+            values = json.dumps({"values": dict(snapshot.values), "score": score}, allow_nan=False)
+        except (TypeError, ValueError) as problem:
+            raise CheckpointError(f"step {snapshot.step}: the values cannot be saved ({problem})") from None
+        tensors = {name: t for name, t in snapshot.tensors.items() if self.ranks.rank == 0 or name in snapshot.parts}
+        if wait:
+            self._write(snapshot.step, tensors, snapshot.parts, values)
+            return
+        self._writer = self._writer or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending = self._writer.submit(self._write, snapshot.step, self._copy(tensors), snapshot.parts, values)
+
+    def wait(self) -> None:
+        """Return when the last save is on disk; raise CheckpointError when it failed."""
+        if self._pending is not None:
+            pending = self._pending
+            try:
+                pending.result()
+            finally:
+                self._pending = None if pending.done() else pending
+
+    def load_latest(self, wanted: Wanted | None = None) -> Snapshot | None:
         """The newest whole checkpoint, or None; damaged ones are logged and passed over.
 
+        With `wanted`, only the slices it names are read. All ranks get the same step.
         Raises CheckpointError when the checkpoint belongs to something else than `identity`.
         """
-        for step in self._steps():
-            path = self.folder / f"step-{step}"
-            try:
-                return self._read(path)
-            except Damaged as problem:
-                log.warning("%s: %s; going back to the checkpoint before it", path, problem)
-        return None
+        self.wait()
+        self._enter()
+        step = self._first(self._newest_whole)
+        return None if step is None else self._read(step, wanted)
+
+    def load(self, step: int, wanted: Wanted | None = None) -> Snapshot:
+        """The checkpoint of one step; raises CheckpointError when it is not there as it was written."""
+        self.wait()
+        self._enter()
+        self._first(lambda: self._check(step))
+        return self._read(step, wanted)
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints in the folder, newest first."""
+        return steps_in(self.folder)
 
     def clear(self) -> None:
         """Remove all checkpoints: the run is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
+        if self.ranks.rank == 0 and self.folder.exists():
+            with lock_folder(self.folder):
+                remove(self.folder)
 
-    def _steps(self) -> list[int]:
-        """Steps of the checkpoints that lie in the folder, newest first."""
-        numbers = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
-        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+    def _enter(self) -> None:
+        """Take the folder for this training, and clear away what a killed one left."""
+        if self._entered:
+            return
+        self._first(self._take_folder)
+        self._entered = True
 
-    def _read(self, path: Path) -> Snapshot:
-        manifest = _read_manifest(path / MANIFEST)
-        self._check_identity(path, manifest["identity"])
+    def _take_folder(self) -> None:
+        self._lock = lock_folder(self.folder)
+        with _told(self.folder):
+            flush(self.folder.parent)
+            sweep(self.folder)
+
+    def _first(self, work: Callable[[], Any]) -> Any:
+        """Let rank 0 work; what it gives, or its error, on all ranks."""
+        return self._each(lambda: work() if self.ranks.rank == 0 else None)[0]
+
+    def _each(self, work: Callable[[], Any]) -> list[Any]:
         try:
-            if _file_sha256(path / STATE) != manifest["sha256"]:
-                raise Damaged(f"the sha256 of {STATE} is not the manifest's")
-            tensors = load_file(path / STATE)
+            return together(self.ranks, work)
+        except RankError as problem:
+            raise CheckpointError(str(problem)) from None
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors' values now, in memory that the next save uses again."""
+        copies = {}
+        for name, tensor in tensors.items():
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            copies[name] = buffer.copy_(tensor.detach())
+        self._buffers = copies
+        return copies
+
+    def _write(self, step: int, tensors: Mapping[str, Tensor], parts: Mapping[str, Part], values: str) -> None:
+        draft = self.folder / f".step-{step}.draft"
+        try:
+            self._first(lambda: self._begin(draft))
+            shards = self._each(lambda: self._write_shard(draft, tensors, parts))
+            self._first(lambda: self._finish(draft, step, shards, values))
+        except CheckpointError:
+            if self.ranks.rank == 0:
+                with contextlib.suppress(OSError):  # the first problem is the one to tell
+                    sweep(self.folder)
+            raise
+
+    def _begin(self, draft: Path) -> None:
+        with _told(draft):
+            sweep(self.folder)
+            draft.mkdir()
+
+    def _write_shard(self, draft: Path, tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Any]:
+        rank = self.ranks.rank
+        path = draft / _shard(rank, self.ranks.size)
+        with _told(path):
+            return {"file": write_shard(path, tensors), "tensors": describe(tensors, parts, rank)}
+
+    def _finish(self, draft: Path, step: int, shards: list[dict[str, Any]], values: str) -> None:
+        """Seal the draft and move it into place, then remove what is no longer to be kept."""
+        manifest = {
+            "format": CHECKPOINT_FORMAT,
+            "step": step,
+            "identity": dict(self.identity),
+            **json.loads(values),
+            "shards": [shard["file"] for shard in shards],
+        }
+        with _told(draft):
+            manifest["tensors"] = merge([shard["tensors"] for shard in shards])
+            write_manifest(draft, manifest)
+            flush(draft)
+            put_in_place(draft, self.folder / f"step-{step}")
+            self._damaged.discard(step)
+            self._prune(step)
+
+    def _prune(self, newest: int) -> None:
+        """Remove all but the checkpoints to keep. Later steps than `newest` are of a course that was given up."""
+        candidates = [step for step in self.steps() if step <= newest and step not in self._damaged]
+        kept = set(candidates[: self.keep])
+        kept |= set([step for step in candidates if step % self.pin_every == 0][:1])
+        scores = {step: score for step in candidates if (score := self._score(step)) is not None}
+        if scores:
+            kept.add(min(scores, key=lambda step: (scores[step], -step)))
+        for step in self.steps():
+            if step not in kept:
+                remove(self.folder / f"step-{step}")
+
+    def _score(self, step: int) -> float | None:
+        try:
+            score: float | None = read_manifest(self.folder / f"step-{step}")["score"]
+        except (Damaged, CheckpointError):  # whom this concerns is who loads it
+            return None
+        return score
+
+    def _newest_whole(self) -> int | None:
+        for step in self.steps():
+            path = self.folder / f"step-{step}"
+            try:
+                self._verify(path)
+            except Damaged as problem:
+                log.warning("%s: %s; going back to the checkpoint before it", path, problem)
+                self._damaged.add(step)
+            else:
+                return step
+        return None
+
+    def _check(self, step: int) -> None:
+        path = self.folder / f"step-{step}"
+        try:
+            self._verify(path)
+        except Damaged as problem:
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(f"{path}: {problem}; the steps that are there: {there}") from None
+
+    def _verify(self, path: Path) -> None:
+        """Raise Damaged unless manifest and shards are what was written, CheckpointError if another run's."""
+        manifest = read_manifest(path)
+        check_identity(path, manifest["identity"], self.identity)
+        try:
+            for rank, shard in enumerate(manifest["shards"]):
+                file = path / _shard(rank, len(manifest["shards"]))
+                check_file(file, shard["bytes"], shard["sha256"])
+                check_shard(file, rank, manifest["tensors"])
         except (OSError, SafetensorError) as problem:
-            raise Damaged(f"{STATE} cannot be read ({problem})") from None
-        return Snapshot(step=manifest["step"], tensors=tensors, values=manifest["values"])
+            raise Damaged(f"{file.name} cannot be read ({problem})") from None
+        except WrongShard as problem:
+            raise Damaged(f"{file.name} is not what the manifest says: {problem}") from None
 
-    def _check_identity(self, path: Path, found: Mapping[str, Any]) -> None:
-        theirs, ours = dict(_flatten(found)), dict(_flatten(self.identity))
-        for field in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(field) != ours.get(field):
-                raise CheckpointError(
-                    f"{path}: {field} is {theirs.get(field)!r} in the checkpoint and {ours.get(field)!r} now; "
-                    f"go on as it was, or remove {self.folder} to train from the beginning"
-                )
+    def _read(self, step: int, wanted: Wanted | None) -> Snapshot:
+        path = self.folder / f"step-{step}"
+        manifest = read_manifest(path)
+        size = len(manifest["shards"])
+        tensors = read_tensors([path / _shard(rank, size) for rank in range(size)], manifest["tensors"], wanted)
+        return Snapshot(step=step, tensors=tensors, values=manifest["values"])
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What goes wrong as a CheckpointError that names the file and what to do."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        recorded = manifest.pop("manifest_sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as problem:
-        raise Damaged(f"{MANIFEST} cannot be read ({problem})") from None
-    if recorded != _sha256(manifest):
-        raise Damaged(f"the content of {MANIFEST} is not what was written")
-    if manifest["format"] != CHECKPOINT_FORMAT:
+        yield
+    except WrongShard as problem:
+        raise CheckpointError(f"{path}: the state cannot be saved: {problem}") from None
+    except OSError as problem:
         raise CheckpointError(
-            f"{path}: format {manifest['format']!r}, this version reads {CHECKPOINT_FORMAT}; "
-            f"remove {path.parent.parent} to train from the beginning"
-        )
-    return dict(manifest)
+            f"{problem.filename or path}: the checkpoint cannot be written ({problem.strerror or problem}); "
+            f"free space or set the rights of its folder, and run again to go on from the checkpoint before"
+        ) from None
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _sha256(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _shard(rank: int, size: int) -> str:
+    return f"state-{rank}-of-{size}.safetensors"
