@@ -49,7 +49,7 @@ class TorchRanks:
 
     def gather(self, message: str) -> list[str]:
         # As bytes: all_gather_object would pickle.
-        content = torch.frombuffer(bytearray(message.encode() or b" "), dtype=torch.uint8)
+        content = torch.frombuffer(bytearray(message.encode() + b"\n"), dtype=torch.uint8)  # never empty
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         torch.distributed.all_gather(sizes, torch.tensor([len(content)]), group=self._group)
         longest = max(int(size) for size in sizes)
@@ -57,7 +57,7 @@ class TorchRanks:
         padded[: len(content)] = content
         found = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
         torch.distributed.all_gather(found, padded, group=self._group)
-        return [bytes(part[: int(size)].tolist()).decode() for part, size in zip(found, sizes, strict=True)]
+        return [bytes(part[: int(size) - 1].numpy()).decode() for part, size in zip(found, sizes, strict=True)]
 
 
 class RankError(ValueError):
