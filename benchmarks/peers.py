@@ -43,3 +43,5 @@ class Peer:
 DATATROVE = Peer(
     "datatrove", "0.10.0", ("spacy>=3.8,<3.9", "xxhash<4", "regex", "tldextract", "nltk", "tokenizers", "fasteners")
 )
+TRANSFORMERS = Peer("transformers", "5.23.0", ("accelerate>=1.14,<2", "torch==2.13.0"))
+"""With the torch of the project, so that only what is done with it differs."""
