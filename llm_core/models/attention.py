@@ -48,6 +48,18 @@ def same_segment(queries: Tensor, keys: Tensor) -> Tensor:
     return queries[:, None, :, None] == keys[:, None, None, :]
 
 
+def visible(seen: Tensor | None, T: int, S: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Which of S keys the last T see, ([B,] 1, T, S): of their segment, none after, at most `window`; None for all."""
+    windowed = window is not None and window < S
+    if seen is None and not windowed:
+        return None
+    mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    if windowed:
+        assert window is not None
+        mask = mask.triu(S - T - window + 1)
+    return mask if seen is None else mask & same_segment(seen[:, S - T :], seen)
+
+
 def positions_of(segments: Tensor) -> Tensor:
     """Each token's place (B, T) in its run of equal segment numbers, from 0."""
     B, T = segments.shape

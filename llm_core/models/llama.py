@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import llm_core.models.fused as fused
-from llm_core.models.attention import attend, positions_of, same_segment
+from llm_core.models.attention import attend, positions_of, visible
 from llm_core.models.cache import KeyValueCache
 from llm_core.models.heads import (
     CLASSIFIER_DROPOUT,
@@ -381,18 +381,6 @@ class Decoder(nn.Module):
         return rotary_table(config.rope_theta, config.head_size, num_positions, config.rope_scaling, device)
 
 
-def visible(seen: Tensor | None, T: int, S: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Which of S keys the last T see, ([B,] 1, T, S): of their segment, none after, at most `window`; None for all."""
-    windowed = window is not None and window < S
-    if seen is None and not windowed:
-        return None
-    mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
-    if windowed:
-        assert window is not None
-        mask = mask.triu(S - T - window + 1)
-    return mask if seen is None else mask & same_segment(seen[:, S - T :], seen)
-
-
 @torch.no_grad()
 def draw(network: nn.Module, config: LlamaConfig, seed: int) -> None:
     """Draw all weights anew: a pure function of the shapes and `seed`, on any device."""
@@ -415,7 +403,7 @@ class LlamaNetwork(Network):
     """What the heads share: a body under its name, and the start of the weights."""
 
     config: LlamaConfig
-    not_weights = ("rotary_emb.inv_freq",)
+    not_weights = (".rotary_emb.inv_freq",)
 
     def __init__(self, config: LlamaConfig, head: str) -> None:
         super().__init__()
