@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Literal
 
 from llm_core.generate import Sampling, Token, decode, room_for_answer
+from llm_core.generate.stop import StopStrings
 from llm_core.serving.loaded import LoadedModel
-from llm_core.serving.stop import StopStrings
 from llm_core.tokenizer import StreamDecoder
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from llm_core.serving.stop import StopStrings
+from llm_core.generate.stop import StopStrings
 
 
 def shown(text: str, stops: list[str], cuts: list[int]) -> str:

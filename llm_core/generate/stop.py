@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
+
+
+class TextStream(Protocol):
+    """Turns ids into text as they come, as the tokenizer's StreamDecoder does."""
+
+    def push(self, token_id: int) -> str:
+        """The text that this id completes, often empty."""
+
+    def finish(self) -> str:
+        """What is left at the end."""
 
 
 class StopStrings:
