@@ -185,6 +185,8 @@ def test_the_losses_are_those_of_transformers(variant: str, checkpoint: Checkpoi
         "token_classification": {"labels": marks},
         "question_answering": {"start_positions": spans[:, 0], "end_positions": spans[:, 1]},
     }.items():
+        if task == "question_answering":  # its softmax runs over padding too, which has no agreed states
+            ids, mask = some_ids(3, T), torch.ones_like(mask)
         theirs, folder = checkpoint(variant, task)
         found = load_pretrained(folder)(ids, segments=mask).logits
         loss = {
@@ -247,9 +249,7 @@ def test_made_again_states_give_the_same_gradients(variant: str, checkpoint: Che
 
 
 def test_every_decoder_of_the_registry_is_tested_here() -> None:
-    heads = {
-        (family, task): "LMHeadModel" if (family, task) == ("GPT2", "causal_lm") else HEADS[task]
-        for family, task in ((VARIANTS[variant][0], task) for variant, task in ALL)
-    }
-    tested = {family + head for (family, _), head in heads.items()}
+    families = {VARIANTS[variant][0] for variant, _ in ALL_HEADS}
+    tested = {family + head for family in families for head in HEADS.values()} - {"GPT2ForCausalLM"}
+    tested.add("GPT2LMHeadModel")
     assert tested == {name for name, (family, _) in ARCHITECTURES.items() if family in ("llama", "gpt2")}
