@@ -9,7 +9,7 @@ Dimensions: B batch, T tokens, C width, H heads, D head size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -48,7 +48,6 @@ class BertConfig:
     num_token_types: int = 2
     activation: str = "gelu"
     norm_eps: float = 1e-12
-    tie_embeddings: bool = True
     end_id: int | None = None
     pad_id: int | None = None
     dropout: float = 0.0
@@ -74,7 +73,7 @@ class BertConfig:
             "type_vocab_size": self.num_token_types,
             "hidden_act": self.activation,
             "layer_norm_eps": self.norm_eps,
-            "tie_word_embeddings": self.tie_embeddings,
+            "tie_word_embeddings": True,
             "bos_token_id": None,
             "eos_token_id": self.end_id,
             "pad_token_id": self.pad_id,
@@ -91,6 +90,7 @@ class BertConfig:
         allowed = {
             "hidden_act": ("gelu", tuple(ACTIVATIONS)),
             "position_embedding_type": ("absolute", ("absolute",)),
+            "tie_word_embeddings": (True, (True,)),
             "is_decoder": (False, (False,)),
             "add_cross_attention": (False, (False,)),
         }
@@ -109,8 +109,7 @@ class BertConfig:
             num_token_types=values.get("type_vocab_size", 2),
             activation=values.get("hidden_act", "gelu"),
             norm_eps=values.get("layer_norm_eps", 1e-12),
-            tie_embeddings=values.get("tie_word_embeddings", True),
-            end_id=_single_id(values.get("eos_token_id")),
+            end_id=values.get("eos_token_id"),
             pad_id=values.get("pad_token_id", 0),
             dropout=values.get("hidden_dropout_prob", 0.1),
             attention_dropout=values.get("attention_probs_dropout_prob", 0.1),
@@ -119,7 +118,7 @@ class BertConfig:
         )
 
 
-def from_recipe(architecture: Model, vocab_size: int, end_id: int, num_labels: int) -> BertConfig:
+def from_recipe(architecture: Model, vocab_size: int, end_id: int, num_labels: int = 2) -> BertConfig:
     """The config of a recipe's shape; the end-of-text id pads too."""
     return BertConfig(
         vocab_size=vocab_size,
@@ -309,7 +308,7 @@ class Transform(Activated):
 
 
 class Predictions(nn.Module):
-    """The head of the masked language model: a transform, then the product with the (tied) embedding, and a bias."""
+    """The head of the masked language model: a transform, then the product with the embedding, and a bias."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -331,8 +330,7 @@ class BertForMaskedLM(BertNetwork, LanguageModel):
         self.config = config
         self.bert = Body(config)
         self.cls = nn.ModuleDict({"predictions": Predictions(config)})
-        if config.tie_embeddings:
-            self._head.decoder.weight = self.bert.embeddings.word_embeddings.weight
+        self._head.decoder.weight = self.bert.embeddings.word_embeddings.weight
 
     @property
     def _head(self) -> Predictions:
@@ -345,7 +343,7 @@ class BertForMaskedLM(BertNetwork, LanguageModel):
         return self._head.transform(self.bert.states(input_ids, **inputs))
 
     def output_head(self) -> OutputHead:
-        """The live weight, which is the embedding where that is tied, and bias of the last product."""
+        """The live weight, which is the embedding, and bias of the last product."""
         return OutputHead(self._head.decoder.weight, self._head.bias)
 
 
@@ -419,14 +417,10 @@ class BertForQuestionAnswering(BertNetwork):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = replace(config, labels=DEFAULT_LABELS)  # the layout counts begin and end as two labels
         self.bert = Body(config)
         self.qa_outputs = nn.Linear(config.width, 2)
 
     def forward(self, input_ids: Tensor, segments: Tensor | None = None, token_types: Tensor | None = None) -> Output:
         """Logits (B, T, 2) of each token to be the first and the last of the answer."""
         return Output(self.qa_outputs(self.bert.states(input_ids, segments, token_types)))
-
-
-def _single_id(value: int | list[int] | None) -> int | None:
-    return value[0] if isinstance(value, list) else value

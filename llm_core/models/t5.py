@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,6 +94,9 @@ class T5Config:
             )
         if values.get("is_decoder", False):
             raise ValueError("is_decoder True is not supported by this T5, only False")
+        end_id = values.get("eos_token_id", 1)
+        if isinstance(end_id, list):
+            raise ValueError(f"eos_token_id {end_id!r} is not supported by this T5, only one id")
         tied = values.get("tie_word_embeddings", True)
         return cls(
             vocab_size=values["vocab_size"],
@@ -111,7 +114,7 @@ class T5Config:
             tie_embeddings=tied,
             scale_features=values.get("scale_decoder_outputs", tied),
             start_id=values.get("decoder_start_token_id") or 0,
-            end_id=_single_id(values.get("eos_token_id", 1)),
+            end_id=end_id,
             pad_id=values.get("pad_token_id", 0),
             dropout=values.get("dropout_rate", 0.1),
             head_dropout=values.get("classifier_dropout", 0.0),
@@ -119,7 +122,7 @@ class T5Config:
         )
 
 
-def from_recipe(architecture: Model, vocab_size: int, end_id: int, num_labels: int) -> T5Config:
+def from_recipe(architecture: Model, vocab_size: int, end_id: int, num_labels: int = 2) -> T5Config:
     """The config of a recipe's shape in version 1.1's form; the end-of-text id begins a text and pads too."""
     return T5Config(
         vocab_size=vocab_size,
@@ -505,14 +508,10 @@ class T5ForQuestionAnswering(Body, T5Network):
     untrained_heads = ("qa_outputs.",)
 
     def __init__(self, config: T5Config) -> None:
-        super().__init__(config)
+        super().__init__(replace(config, labels=DEFAULT_LABELS))  # the layout counts begin and end as two labels
         self.qa_outputs = nn.Linear(config.width, 2)
 
     def forward(self, input_ids: Tensor, segments: Tensor | None = None) -> Output:
         """Logits (B, T, 2) of each token to be the first and the last of the answer."""
         x = self.states(input_ids, shift_right(input_ids, self.config.start_id), segments)
         return Output(self.qa_outputs(x))
-
-
-def _single_id(value: int | list[int] | None) -> int | None:
-    return value[0] if isinstance(value, list) else value

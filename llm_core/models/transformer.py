@@ -92,7 +92,7 @@ class TransformerConfig:
         )
 
 
-def from_recipe(architecture: Model, vocab_size: int, end_id: int, num_labels: int) -> TransformerConfig:
+def from_recipe(architecture: Model, vocab_size: int, end_id: int, num_labels: int = 2) -> TransformerConfig:
     """The config of a recipe's shape; the end-of-text id begins a text and pads too. It has no classifier."""
     return TransformerConfig(
         vocab_size=vocab_size,
