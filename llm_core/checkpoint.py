@@ -35,7 +35,17 @@ from llm_core.checkpoint_files import (
     sweep,
     write_manifest,
 )
-from llm_core.checkpoint_shards import Part, Wanted, WrongShard, check_shard, describe, merge, read_tensors, write_shard
+from llm_core.checkpoint_shards import (
+    Part,
+    Wanted,
+    WrongShard,
+    check_shard,
+    check_tiling,
+    describe,
+    merge,
+    read_tensors,
+    write_shard,
+)
 from llm_core.ranks import Alone, RankError, Ranks, together
 
 __all__ = ["CheckpointError", "Checkpoints", "Damaged", "Part", "Snapshot"]
@@ -277,14 +287,16 @@ class Checkpoints:
         """Raise Damaged unless manifest and shards are what was written, CheckpointError if another run's."""
         manifest = read_manifest(path)
         check_identity(path, manifest["identity"], self.identity)
+        file = path
         try:
+            check_tiling(manifest["tensors"])
             for rank, shard in enumerate(manifest["shards"]):
                 file = path / _shard(rank, len(manifest["shards"]))
                 check_file(file, shard["bytes"], shard["sha256"])
                 check_shard(file, rank, manifest["tensors"])
         except (OSError, SafetensorError) as problem:
             raise Damaged(f"{file.name} cannot be read ({problem})") from None
-        except WrongShard as problem:
+        except (WrongShard, KeyError, TypeError) as problem:
             raise Damaged(f"{file.name} is not what the manifest says: {problem}") from None
 
     def _read(self, step: int, wanted: Wanted | None) -> Snapshot:

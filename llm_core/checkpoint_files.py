@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CHECKPOINT_FORMAT = 2
+FIELDS = {"format", "step", "identity", "values", "score", "shards", "tensors"}
 LOCK, MANIFEST, SEAL = ".lock", "checkpoint.json", "manifest_sha256"
 
 
@@ -132,11 +133,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise Damaged(f"{MANIFEST} cannot be read ({problem})") from None
     if recorded != _sha256(manifest):
         raise Damaged(f"the content of {MANIFEST} is not what was written")
-    if manifest["format"] != CHECKPOINT_FORMAT:
+    if manifest.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{path}: format {manifest['format']!r}, this version reads {CHECKPOINT_FORMAT}; "
+            f"{path}: format {manifest.get('format')!r}, this version reads {CHECKPOINT_FORMAT}; "
             f"remove {folder.parent} to train from the beginning"
         )
+    if manifest.keys() != FIELDS:
+        raise Damaged(f"{MANIFEST} has the fields {', '.join(manifest)}, not {', '.join(sorted(FIELDS))}")
     if f"step-{manifest['step']}" != folder.name:
         raise Damaged(f"it is the checkpoint of step {manifest['step']}")
     return dict(manifest)

@@ -96,7 +96,7 @@ def describe(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], shard: in
 
 
 def merge(shards: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """One description of the tensors from those of all shards; their pieces must tile each tensor exactly."""
+    """One description of the tensors from those of all shards, whose pieces must make up each tensor."""
     merged: dict[str, dict[str, Any]] = {}
     for entries in shards:
         for name, entry in entries.items():
@@ -107,15 +107,21 @@ def merge(shards: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[s
                     f"{entry['dtype']} of shape {entry['shape']} on another"
                 )
             known["pieces"] += entry["pieces"]
-    for name, entry in merged.items():
-        boxes = [_box(piece) for piece in entry["pieces"]]
-        inside = all(
-            0 <= low <= high <= size for box in boxes for (low, high), size in zip(box, entry["shape"], strict=True)
-        )
-        overlap = any(_volume(_intersect(a, b)) for a, b in combinations(boxes, 2))
-        if not inside or overlap or sum(map(_volume, boxes)) != math.prod(entry["shape"]):
-            raise WrongShard(f"{name}: the ranks' pieces {boxes} do not make up a tensor of shape {entry['shape']}")
+    check_tiling(merged)
     return merged
+
+
+def check_tiling(entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise WrongShard unless each tensor's pieces make it up: nothing twice, nothing missing, nothing beyond."""
+    for name, entry in entries.items():
+        boxes, sizes = [_box(piece) for piece in entry["pieces"]], entry["shape"]
+        fits = all(len(box) == len(sizes) for box in boxes) and (
+            all(0 <= low <= high <= size for box in boxes for (low, high), size in zip(box, sizes, strict=True))
+            and not any(_volume(_intersect(a, b)) for a, b in combinations(boxes, 2))
+            and sum(map(_volume, boxes)) == math.prod(sizes)
+        )
+        if not fits:
+            raise WrongShard(f"{name}: the ranks' pieces {boxes} do not make up a tensor of shape {sizes}")
 
 
 def check_shard(path: Path, shard: int, entries: Mapping[str, Mapping[str, Any]]) -> None:
