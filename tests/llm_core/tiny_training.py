@@ -1,11 +1,10 @@
-"""A training of a second that the fault tests break off, run here or (python -m) as a process of its own.
+"""A training of a second, which the fault tests break off.
 
 It has everything that a resume must bring back: random numbers (dropout), optimizer states, a place in the data.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -56,8 +55,3 @@ def train_tiny(root: Path, name: str, watcher: Watcher | None = None, cfg: Train
     with Draft(root / name / "model", "model", "train", scratch=scratch, observer=watcher or Watcher()) as out:
         artifact = train(cfg, SHAPE, 7, tokens, tokenizer, out)
     return str(artifact.files["model.safetensors"]["sha256"])
-
-
-if __name__ == "__main__":
-    long = CFG.model_copy(update={"steps": int(sys.argv[3])})
-    print(train_tiny(Path(sys.argv[1]), sys.argv[2], Watcher(lambda step: print(step, flush=True)), long))
