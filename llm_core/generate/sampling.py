@@ -19,8 +19,6 @@ from torch import Tensor
 NEVER = float("-inf")
 # Smaller temperatures choose the same tokens, and float32 can still divide by this one.
 LEAST_TEMPERATURE = 1e-30
-# How many of the likeliest tokens top_p looks at first, and how many times more each time; sorting all costs far more.
-FIRST_LOOK, LOOK_GROWTH = 64, 8
 PENALTY_RANGE = "a number from -2 to 2 (0 changes nothing)"
 
 
@@ -101,11 +99,11 @@ class RandomStreams:
         """Keep the streams of these sequences."""
         self._streams = [self._streams[row] for row in rows]
 
-    def exponentials(self, counts: Sequence[int], width: int) -> np.ndarray:
-        """For each sequence so many exponential draws, (B, width), ones behind them."""
-        draws = np.ones((len(counts), width))
-        for row, stream, count in zip(draws, self._streams, counts, strict=True):
-            stream.standard_exponential(out=row[:count])
+    def exponentials(self, width: int) -> np.ndarray:
+        """So many exponential draws from each stream, (B, width)."""
+        draws = np.empty((len(self._streams), width))
+        for row, stream in zip(draws, self._streams, strict=True):
+            stream.standard_exponential(out=row)
         return draws
 
 
@@ -171,25 +169,21 @@ def choose(scores: Tensor, sampling: Sampling, streams: RandomStreams) -> Tensor
     if sampling.temperature == 0:
         return torch.from_numpy(scores.numpy().argmax(-1))
     kept, ids = cut(scores, sampling)
-    width = kept.shape[-1]
-    if ids is None:
-        counts = [width] * len(kept)
-    else:
+    if ids is not None:
         # In the order of ids, so that two tokens that are all but equally likely cannot swap their random numbers.
-        ids, order = torch.where(kept > NEVER, ids, scores.shape[-1]).sort(dim=-1)
+        ids, order = ids.sort(dim=-1)
         kept = kept.gather(1, order)
-        counts = (kept > NEVER).sum(-1).tolist()
     # The race of exponential clocks: token i comes first with probability p_i. Unlike a search in the cumulative
     # distribution, a last bit in the scores changes the winner only when two of them arrive at the same moment.
-    winners = torch.from_numpy((kept.exp().numpy() / streams.exponentials(counts, width)).argmax(-1))
+    winners = torch.from_numpy((kept.exp().numpy() / streams.exponentials(kept.shape[-1])).argmax(-1))
     return winners if ids is None else ids.gather(1, winners[:, None])[:, 0]
 
 
 def cut(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
     """Temperature, top_k, top_p and min_p on scores (B, V): what is left of them (B, K), and whose they are.
 
-    The best of each sequence is 0, and a token that was cut is -inf. Where ids (B, K) are given the scores are in
-    descending order; without any they are those of the whole vocabulary.
+    The best of each sequence is 0, and a token that was cut is -inf. With top_k these are the K likeliest tokens and
+    their ids (B, K); without it, all V and no ids.
     """
     # Shifted first, so that a tiny temperature cannot overflow.
     scores = scores - scores.amax(-1, keepdim=True)
@@ -199,27 +193,18 @@ def cut(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
     if 0 < sampling.top_k < scores.shape[-1]:
         scores, ids = scores.topk(sampling.top_k)
     if sampling.top_p < 1:
-        scores, ids = _nucleus(scores, ids, sampling.top_p)
+        scores = scores.masked_fill(scores < _least_of_nucleus(scores, sampling.top_p), NEVER)
     if sampling.min_p > 0:
         scores = scores.masked_fill(scores < math.log(sampling.min_p), NEVER)
     return scores, ids
 
 
-def _nucleus(scores: Tensor, ids: Tensor | None, top_p: float) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens of scores (B, V or K) whose probabilities reach `top_p`, in descending order."""
-    total = scores.exp().sum(-1, keepdim=True)
-    if ids is not None:
-        return scores.masked_fill(_is_beyond(scores, total, top_p), NEVER), ids
-    look, width = FIRST_LOOK, scores.shape[-1]
-    while True:
-        best, ids = scores.topk(min(look, width))
-        is_cut = _is_beyond(best, total, top_p)
-        if look >= width or is_cut[:, -1].all():
-            return best.masked_fill(is_cut, NEVER), ids
-        look *= LOOK_GROWTH
-
-
-def _is_beyond(scores: Tensor, total: Tensor, top_p: float) -> Tensor:
-    """Whether the tokens before each one reach `top_p` already: the one that crosses the sum stays."""
-    shares = scores.exp() / total
-    return shares.cumsum(-1) - shares >= top_p
+def _least_of_nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """The lowest score (B, 1) among the likeliest tokens whose probabilities reach `top_p`."""
+    # NumPy sorts floats with vector instructions, some twenty times as fast as torch does with their places.
+    ordered = torch.from_numpy(np.sort(scores.numpy(), axis=-1)).flip(-1)
+    shares = ordered.exp()
+    reached = shares.cumsum(-1)
+    # The token that crosses the sum stays, hence the sum before each token is compared.
+    num_kept = (reached - shares < top_p * reached[:, -1:]).sum(-1, keepdim=True).clamp_min(1)
+    return ordered.gather(1, num_kept - 1)

@@ -37,7 +37,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.7},
     {"top_k": 5},
     {"top_p": 0.8},
-    {"top_p": 0.9999},  # more tokens than the first look holds
+    {"top_p": 0.9999},
     {"min_p": 0.05},
     {"temperature": 1.7, "top_k": 40, "top_p": 0.9, "min_p": 0.02},
     {"temperature": 0.4, "top_p": 0.95, "min_p": 0.01},
