@@ -25,7 +25,7 @@ from llm_core.models.heads import DEFAULT_LABELS, labels_from_json, labels_to_js
 from llm_core.models.interface import LanguageModel, Network, Output, OutputHead
 
 MODEL_TYPE = "tidemill-lstm"
-RECOMPUTED_TOKENS = 32  # of a row at once, where the backward pass makes inner states again
+RECOMPUTED_TOKENS = 32  # of a row at once, where the backward pass makes inner states again; segments stay whole
 
 
 @dataclass(frozen=True)
