@@ -1,0 +1,74 @@
+"""`tidemill import` and `tidemill export`: models of other tools in, models for them out. Mounted by flows/cli.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import typer
+
+from flows.options import Json, workspace
+
+# Written out, since the models' own list would import torch; a test keeps the two alike.
+TaskName = Literal[
+    "causal_lm",
+    "masked_lm",
+    "seq2seq_lm",
+    "sequence_classification",
+    "token_classification",
+    "question_answering",
+    "embedding",
+]
+Output = Annotated[Path, typer.Option(help="The folder to make; it must not exist.", metavar="DIR")]
+
+
+def import_model(
+    source: Annotated[
+        str, typer.Argument(help="A model folder, a .gguf file, or a repository of the hub.", metavar="SOURCE")
+    ],
+    output: Output,
+    task: Annotated[
+        str | None, typer.Option(help=f"Put this head on the body: {', '.join(get_args(TaskName))}.", metavar="TASK")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="Names of a classifier's classes, as good,bad.", metavar="A,B")] = "",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub repository.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Import a model: a Hugging Face folder or hub id, or a GGUF file of the Llama family; no code of it is run."""
+    from flows import report
+    from llm_core.models.interface import Task
+    from llm_core.models.transfer import import_model
+
+    if task is not None and task not in get_args(TaskName):
+        raise typer.BadParameter(f"{task!r} is no task; take one of {', '.join(get_args(TaskName))}")
+    names = tuple(name.strip() for name in labels.split(",") if name.strip())
+    artifact = import_model(source, output, cast("Task | None", task), names, revision)
+    report.print_facts({"output": str(output), "digest": artifact.digest, **artifact.stats}, as_json)
+
+
+def export_model(
+    model: Annotated[
+        str, typer.Argument(help="A registered version or a model folder.", metavar="NAME@VERSION|FOLDER")
+    ],
+    output: Output,
+    as_json: Json = False,
+) -> None:
+    """Export a model as a folder that transformers and vLLM load and llama.cpp converts."""
+    from flows import report
+    from llm_core.models.transfer import export_model
+
+    folder = Path(model) if Path(model).is_dir() else _registered(model)
+    facts = export_model(folder, output)
+    report.print_facts({"output": str(output), **facts}, as_json)
+
+
+def _registered(name: str) -> Path:
+    """The folder of a registered version."""
+    line, at, number = name.rpartition("@")
+    if not at or not line or not number.isdigit():
+        raise typer.BadParameter(f"{name!r} is no folder; write a version as NAME@VERSION, for example demo@3")
+    from tasks.tracking import Tracker
+
+    tracker: Any = Tracker(workspace())
+    folder: Path = tracker.model_folder(tracker.version(line, int(number)))
+    return folder
