@@ -15,6 +15,7 @@ import typer
 
 from flows.data_cli import clean
 from flows.label_cli import label_app
+from flows.models_cli import export_model, import_model
 from flows.options import Json, Overrides, RecipeName, recipe_named, workspace
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def serve(
 
 
 app.command()(clean)
+app.command("import")(import_model)
+app.command("export")(export_model)
 
 
 @app.command()
