@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -120,17 +121,14 @@ class Checkpoints:
         """
         self.wait()
         self._enter()
-        score = snapshot.values.get("validation_loss") if score is None else score
-        try:
-            values = json.dumps({"values": dict(snapshot.values), "score": score}, allow_nan=False)
-        except (TypeError, ValueError) as problem:
-            raise CheckpointError(f"step {snapshot.step}: the values cannot be saved ({problem})") from None
+        values: list[str] = []
+        self._first(lambda: values.append(_as_json(snapshot, score)))  # at once: they may change like the tensors
         tensors = {name: t for name, t in snapshot.tensors.items() if self.ranks.rank == 0 or name in snapshot.parts}
         if wait:
-            self._write(snapshot.step, tensors, snapshot.parts, values)
+            self._write(snapshot.step, tensors, snapshot.parts, *values)
             return
         self._writer = self._writer or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending = self._writer.submit(self._write, snapshot.step, self._copy(tensors), snapshot.parts, values)
+        self._pending = self._writer.submit(self._write, snapshot.step, self._copy(tensors), snapshot.parts, *values)
 
     def wait(self) -> None:
         """Return when the last save is on disk; raise CheckpointError when it failed."""
@@ -165,10 +163,10 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all checkpoints: the run is complete."""
+        self.wait()
+        self._enter()
+        self._first(lambda: shutil.rmtree(self.folder, ignore_errors=True))
         self.close()
-        if self.ranks.rank == 0 and self.folder.exists():
-            with lock_folder(self.folder):
-                remove(self.folder)
 
     def _enter(self) -> None:
         """Take the folder for this training, and clear away what a killed one left."""
@@ -204,7 +202,7 @@ class Checkpoints:
         self._buffers = copies
         return copies
 
-    def _write(self, step: int, tensors: Mapping[str, Tensor], parts: Mapping[str, Part], values: str) -> None:
+    def _write(self, step: int, tensors: Mapping[str, Tensor], parts: Mapping[str, Part], values: str = "") -> None:
         draft = self.folder / f".step-{step}.draft"
         try:
             self._first(lambda: self._begin(draft))
@@ -319,6 +317,14 @@ def _told(path: Path) -> Iterator[None]:
             f"{problem.filename or path}: the checkpoint cannot be written ({problem.strerror or problem}); "
             f"free space or set the rights of its folder, and run again to go on from the checkpoint before"
         ) from None
+
+
+def _as_json(snapshot: Snapshot, score: float | None) -> str:
+    score = snapshot.values.get("validation_loss") if score is None else score
+    try:
+        return json.dumps({"values": dict(snapshot.values), "score": score}, allow_nan=False)
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(f"step {snapshot.step}: the values cannot be saved ({problem})") from None
 
 
 def _shard(rank: int, size: int) -> str:

@@ -30,18 +30,17 @@ def lock_folder(folder: Path) -> TextIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by who gets it)
-    except OSError as problem:
-        raise CheckpointError(
-            f"{path}: cannot be written ({problem.strerror}); make {folder} writable for this user"
-        ) from None
-    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "unknown"
         file.close()
         raise CheckpointError(
             f"{folder}: another training (process {holder}) works with these checkpoints; wait for it or stop it"
+        ) from None
+    except OSError as problem:
+        raise CheckpointError(
+            f"{path}: cannot be written and locked ({problem.strerror}); make {folder} writable for this user"
         ) from None
     if not _is_at(path, file):  # who held it before has removed the folder
         file.close()

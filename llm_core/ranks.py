@@ -67,20 +67,20 @@ class RankError(ValueError):
 def together(ranks: Ranks, work: Callable[[], Any]) -> list[Any]:
     """Do `work` on every rank; what each gave (a JSON value), in rank order.
 
-    Where it failed on a rank with a ValueError or OSError, that rank raises this error and the others a RankError with
-    its text, so that none waits for one that has given up.
+    Where it failed on a rank, that rank raises its error and the others a RankError with the text, so that none waits
+    for one that has given up.
     """
-    failed: ValueError | OSError | None = None
+    failed: Exception | None = None
     answer: dict[str, Any] = {}
     try:
         answer["gives"] = work()
-    except (ValueError, OSError) as problem:
+    except Exception as problem:  # raised below, when all know of it
         failed = problem
-        answer["error"] = str(problem)
+        answer["error"] = str(problem) or repr(problem)
     answers = [json.loads(message) for message in ranks.gather(json.dumps(answer))]
     if failed is not None:
         raise failed
     for rank, other in enumerate(answers):
         if "error" in other:
-            raise RankError(other["error"] if ranks.size == 1 else f"rank {rank}: {other['error']}")
+            raise RankError(f"rank {rank}: {other['error']}")
     return [other["gives"] for other in answers]
