@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from llm_core.checkpoint_files import (
     CHECKPOINT_FORMAT,
     CheckpointError,
     Damaged,
-    check_file,
-    check_identity,
     flush,
     lock_folder,
     put_in_place,
@@ -36,17 +33,8 @@ from llm_core.checkpoint_files import (
     sweep,
     write_manifest,
 )
-from llm_core.checkpoint_shards import (
-    Part,
-    Wanted,
-    WrongShard,
-    check_shard,
-    check_tiling,
-    describe,
-    merge,
-    read_tensors,
-    write_shard,
-)
+from llm_core.checkpoint_reading import read_step, verify_step
+from llm_core.checkpoint_shards import Part, Wanted, WrongShard, describe, merge, shard_name, write_shard
 from llm_core.ranks import Alone, RankError, Ranks, together
 
 __all__ = ["CheckpointError", "Checkpoints", "Damaged", "Part", "Snapshot"]
@@ -221,7 +209,7 @@ class Checkpoints:
 
     def _write_shard(self, draft: Path, tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Any]:
         rank = self.ranks.rank
-        path = draft / _shard(rank, self.ranks.size)
+        path = draft / shard_name(rank, self.ranks.size)
         with _told(path):
             return {"file": write_shard(path, tensors), "tensors": describe(tensors, parts, rank)}
 
@@ -265,7 +253,7 @@ class Checkpoints:
         for step in self.steps():
             path = self.folder / f"step-{step}"
             try:
-                self._verify(path)
+                verify_step(path, self.identity)
             except Damaged as problem:
                 log.warning("%s: %s; going back to the checkpoint before it", path, problem)
                 self._damaged.add(step)
@@ -276,33 +264,14 @@ class Checkpoints:
     def _check(self, step: int) -> None:
         path = self.folder / f"step-{step}"
         try:
-            self._verify(path)
+            verify_step(path, self.identity)
         except Damaged as problem:
             there = ", ".join(map(str, self.steps())) or "none"
             raise CheckpointError(f"{path}: {problem}; the steps that are there: {there}") from None
 
-    def _verify(self, path: Path) -> None:
-        """Raise Damaged unless manifest and shards are what was written, CheckpointError if another run's."""
-        manifest = read_manifest(path)
-        check_identity(path, manifest["identity"], self.identity)
-        file = path
-        try:
-            check_tiling(manifest["tensors"])
-            for rank, shard in enumerate(manifest["shards"]):
-                file = path / _shard(rank, len(manifest["shards"]))
-                check_file(file, shard["bytes"], shard["sha256"])
-                check_shard(file, rank, manifest["tensors"])
-        except (OSError, SafetensorError) as problem:
-            raise Damaged(f"{file.name} cannot be read ({problem})") from None
-        except (WrongShard, KeyError, TypeError) as problem:
-            raise Damaged(f"{file.name} is not what the manifest says: {problem}") from None
-
     def _read(self, step: int, wanted: Wanted | None) -> Snapshot:
-        path = self.folder / f"step-{step}"
-        manifest = read_manifest(path)
-        size = len(manifest["shards"])
-        tensors = read_tensors([path / _shard(rank, size) for rank in range(size)], manifest["tensors"], wanted)
-        return Snapshot(step=step, tensors=tensors, values=manifest["values"])
+        tensors, values = read_step(self.folder / f"step-{step}", wanted)
+        return Snapshot(step=step, tensors=tensors, values=values)
 
 
 @contextlib.contextmanager
@@ -325,7 +294,3 @@ def _as_json(snapshot: Snapshot, score: float | None) -> str:
         return json.dumps({"values": dict(snapshot.values), "score": score}, allow_nan=False)
     except (TypeError, ValueError) as problem:
         raise CheckpointError(f"step {snapshot.step}: the values cannot be saved ({problem})") from None
-
-
-def _shard(rank: int, size: int) -> str:
-    return f"state-{rank}-of-{size}.safetensors"

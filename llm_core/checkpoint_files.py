@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -150,33 +150,3 @@ def _refuse(constant: str) -> None:
 
 def _sha256(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def check_file(path: Path, size: int, sha256: str) -> None:
-    """Raise Damaged unless the file has this size and sha256."""
-    if path.is_symlink():
-        raise Damaged(f"{path.name} is a link; checkpoints are plain folders and files")
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size != size:
-            raise Damaged(f"{path.name} has {os.fstat(file.fileno()).st_size} bytes, {size} were written")
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise Damaged(f"the sha256 of {path.name} is not the manifest's")
-
-
-def check_identity(path: Path, found: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, naming the field, unless a checkpoint belongs to this run."""
-    theirs, mine = dict(_flatten(found)), dict(_flatten(ours))
-    for name in sorted(theirs.keys() | mine.keys()):
-        if theirs.get(name) != mine.get(name):
-            raise CheckpointError(
-                f"{path}: {name} is {theirs.get(name)!r} in the checkpoint and {mine.get(name)!r} now; "
-                f"go on as it was, or remove {path.parent} to train from the beginning"
-            )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

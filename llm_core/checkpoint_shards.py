@@ -55,6 +55,10 @@ class Part:
     """Where the piece begins in it."""
 
 
+def shard_name(rank: int, size: int) -> str:
+    return f"state-{rank}-of-{size}.safetensors"
+
+
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write `tensors` as a safetensors file and flush it to disk; gives its size and sha256."""
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so all are aligned

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_core import checkpoint as module
 from llm_core import checkpoint_files as files
+from llm_core import checkpoint_reading
 from llm_core.checkpoint import CheckpointError, Checkpoints, Snapshot
 from tests.llm_core.tiny_training import Watcher, make_inputs, train_tiny
 
@@ -258,7 +258,7 @@ def test_a_checkpoint_that_must_not_be_read_is_passed_over(runs: tuple[Path, str
 def test_without_the_sha256_the_same_check_finds_wrong_weights(
     runs: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "check_file", lambda *_: None)
+    monkeypatch.setattr(checkpoint_reading, "check_file", lambda *_: None)
     assert problem_with(*runs, DAMAGES["a bit in the middle of the tensors"], first=3) == "went on with step 7"
     assert problem_with(*runs, DAMAGES["a page of zeros"], first=7) == "other weights"
 
