@@ -173,21 +173,32 @@ PROCESS = """
 import sys
 from pathlib import Path
 import torch.distributed
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from llm_core.checkpoint import Checkpoints, Snapshot
 from llm_core.ranks import TorchRanks
-from tests.llm_core.test_checkpoint_ranks import load, save, whole, rows
-torch.distributed.init_process_group("gloo")
+from llm_core.sharded import split_state, wanted_like
+from tests.llm_core.test_checkpoint_ranks import whole
+folder = Path(sys.argv[1])
+mesh = init_device_mesh("cpu", (2,))
 ranks = TorchRanks()
 assert ranks.gather("é" * ranks.rank) == ["", "é"]
-save(Path(sys.argv[1]), ranks, 4, 6, wait=False)
-(Path(sys.argv[1]) / "step-6" / "state-1-of-2.safetensors").unlink(missing_ok=True)
-loaded = load(Path(sys.argv[1]), ranks)
-assert loaded.step == 4 and torch.equal(loaded.tensors["w"], whole(4)["w"][rows(ranks.rank, 2, 7)])
+with Checkpoints(folder, {"run": 1}, keep=2, ranks=ranks) as checkpoints:
+    for step in (4, 6):
+        state = whole(step)
+        state |= {name: distribute_tensor(state[name], mesh, [Shard(0)]) for name in ("w", "one")}
+        local, parts = split_state(state)
+        checkpoints.save(Snapshot(step, local, {"tokens": step}, parts), wait=False)
+    checkpoints.wait()
+    (folder / "step-6" / "state-1-of-2.safetensors").unlink(missing_ok=True)
+    loaded = checkpoints.load_latest(wanted_like(state))
+    before, _ = split_state({name: distribute_tensor(whole(4)[name], mesh, [Shard(0)]) for name in ("w", "one")})
+    assert loaded.step == 4 and all(torch.equal(loaded.tensors[name], before[name]) for name in before)
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.e2e
-def test_two_processes_over_gloo_save_and_go_back_together(tmp_path: Path) -> None:
+def test_two_processes_save_what_fsdp_has_split_and_go_back_together(tmp_path: Path) -> None:
     port = str(free_port())
     processes = [
         subprocess.Popen(
@@ -203,3 +214,4 @@ def test_two_processes_over_gloo_save_and_go_back_together(tmp_path: Path) -> No
     assert [process.returncode for process in processes] == [0, 0], "\n".join(told)[-3000:]
     loaded = load(tmp_path, Alone())
     assert loaded is not None and loaded.step == 4
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in whole(4).items())
