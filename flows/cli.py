@@ -17,6 +17,7 @@ from flows.data_cli import clean
 from flows.label_cli import label_app
 from flows.models_cli import export_model, import_model
 from flows.options import Json, Overrides, RecipeName, recipe_named, workspace
+from flows.plan_cli import plan
 
 if TYPE_CHECKING:
     from llm_core.config import Recipe
@@ -182,6 +183,7 @@ def serve(
 app.command()(clean)
 app.command("import")(import_model)
 app.command("export")(export_model)
+app.command()(plan)
 
 
 @app.command()
