@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llm_core.generate.reading import Reading, beginnings, room_for_answer
+from llm_core.generate.reading import Reading, beginnings, rooms_for_answers
 from llm_core.generate.sampling import Penalties, RandomStreams, Sampling, choose
 from llm_core.generate.stop import StopStrings, TextStream
 
@@ -38,22 +38,23 @@ def generate_batch(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     *,
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     sampling: Sampling | None = None,
     num_return_sequences: int = 1,
     seeds: Sequence[int] | None = None,
     stop_ids: Collection[int] = (),
     stop: Sequence[str] = (),
-    new_text: Callable[[], TextStream] | None = None,
+    new_text: Callable[[Sequence[int]], TextStream] | None = None,
 ) -> list[list[Generated]]:
-    """For each prompt `num_return_sequences` answers of at most `max_tokens`.
+    """For each prompt `num_return_sequences` answers of at most `max_tokens`, one limit for all or one for each.
 
     Sequence i (answer i % num_return_sequences of prompt i // num_return_sequences) is drawn from `seeds[i]`, or from
     ``sampling.seed + i``, and is the same whatever else is in the batch. A prompt is read once however many answers it
-    gets. Stop strings need `new_text`, which makes what turns ids into text (``lambda: StreamDecoder(tokenizer)``).
+    gets. Stop strings need `new_text`, which makes, for a prompt's ids, what turns the ids behind it into text
+    (``lambda prompt: StreamDecoder(tokenizer)``).
     """
     sampling = sampling or Sampling()
-    rooms = [min(max_tokens, room_for_answer(model, prompt)) for prompt in prompts]
+    rooms = rooms_for_answers(model, prompts, max_tokens)
     if stop and new_text is None:
         raise ValueError("stop strings need new_text, which turns ids into text")
     if num_return_sequences < 1:
@@ -63,9 +64,11 @@ def generate_batch(
     if len(seeds) != total:
         raise ValueError(f"{len(seeds)} seeds for {total} sequences; give each one a seed")
     answers = [
-        _Answer(room, StopStrings(stop), new_text and new_text()) for room in rooms for _ in range(num_return_sequences)
+        _Answer(room, StopStrings(stop), None if new_text is None else new_text(prompt))
+        for prompt, room in zip(prompts, rooms, strict=True)
+        for _ in range(num_return_sequences)
     ]
-    if prompts and max_tokens > 0:
+    if rooms and min(rooms) > 0:
         _write(model, prompts, answers, sampling, seeds, frozenset(stop_ids))
     finished = [answer.finished() for answer in answers]
     return [finished[start : start + num_return_sequences] for start in range(0, total, num_return_sequences)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_core.generate.batch import Generated
-from llm_core.generate.reading import Reading, beginnings, room_for_answer
+from llm_core.generate.reading import Reading, beginnings, rooms_for_answers
 from llm_core.generate.sampling import NEVER, Penalties, Sampling
 
 EarlyStopping = bool | Literal["never"]
@@ -53,7 +53,7 @@ def beam_search(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     *,
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     beams: Beams,
     penalties: Sampling | None = None,
     stop_ids: Collection[int] = (),
@@ -63,11 +63,10 @@ def beam_search(
     A text is complete with a stop id, which is not given out but counts, or with `max_tokens`, or where the context
     ends. Of `penalties` all settings that draw nothing are used; those of the draw are ignored.
     """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens {max_tokens} must be at least 1 for beam search")
-    searches = [
-        _Search(beams, min(max_tokens, room_for_answer(model, prompt)), frozenset(stop_ids)) for prompt in prompts
-    ]
+    rooms = rooms_for_answers(model, prompts, max_tokens)
+    if rooms and min(rooms) < 1:
+        raise ValueError(f"max_tokens {min(rooms)} must be at least 1 for beam search")
+    searches = [_Search(beams, room, frozenset(stop_ids)) for room in rooms]
     if searches:
         _search(model, prompts, searches, Penalties(penalties or Sampling(), beginnings(model, prompts), stop_ids))
     return [search.best() for search in searches]

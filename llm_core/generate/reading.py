@@ -42,6 +42,12 @@ def room_for_answer(model: nn.Module, ids: Sequence[int]) -> int:
     return context - len(ids)
 
 
+def rooms_for_answers(model: nn.Module, prompts: Sequence[Sequence[int]], max_tokens: int | Sequence[int]) -> list[int]:
+    """How many tokens each answer may have: at most `max_tokens`, one limit for all or one for each prompt."""
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+    return [min(limit, room_for_answer(model, prompt)) for limit, prompt in zip(limits, prompts, strict=True)]
+
+
 def beginnings(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     """What the answers are continuations of: the prompts, or the start id where a prompt is a source to read."""
     config: Any = model.config

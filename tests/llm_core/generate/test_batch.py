@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from llm_core.generate import ContextExceeded, Sampling, decode, generate, gener
 from tests.llm_core.generate.conftest import CONTEXT, END, Pair
 
 PROMPTS = [[3, 14, 15, 9, 2], [6], [5, 35, 8, 9, 7, 9, 3, 2], [38, 4, 6], [26, 4]]
-FAMILIES = ["llama", "t5"]
+FAMILIES = ["llama", "gpt2", "t5", "lstm", "transformer"]
 SETTINGS: list[dict[str, Any]] = [
     {"seed": 3},
     {"temperature": 0.0},
@@ -44,7 +44,9 @@ def test_greedy_with_the_cache_is_the_argmax_of_full_readings(model: nn.Module) 
     for prompt, ids in zip(PROMPTS, made, strict=True):
         naive: list[int] = []
         for _ in range(10):
-            inputs = ([prompt], [[0, *naive]]) if model.task == "seq2seq_lm" else ([prompt + naive],)
+            inputs = (
+                ([prompt], [[model.config.start_id, *naive]]) if model.task == "seq2seq_lm" else ([prompt + naive],)
+            )
             naive.append(int(model(*map(torch.tensor, inputs)).logits[0, -1].argmax()))
         assert ids == naive
 
@@ -98,7 +100,7 @@ def test_min_tokens_holds_stop_ids_back(model: nn.Module) -> None:
     ]
 
 
-@pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "lstm"])
 def test_prompts_of_several_lengths_each_fill_the_context(pair_of: Callable[[str], Pair], family: str) -> None:
     model, _ = pair_of(family)
     prompts = [[3] * 40, [7, 8], [9] * (CONTEXT - 1), [11] * 20]
@@ -118,12 +120,16 @@ class Letters:
         return ""
 
 
+def letters(prompt: Sequence[int]) -> Letters:
+    return Letters()
+
+
 def test_a_stop_string_across_tokens_ends_a_text_and_is_not_part_of_it(model: nn.Module) -> None:
-    plain = generate_batch(model, PROMPTS, max_tokens=12, new_text=Letters)
+    plain = generate_batch(model, PROMPTS, max_tokens=12, new_text=letters)
     text = plain[2][0].text
     assert text is not None and len(text) == 12
     stop = text[4:7]
-    answers = generate_batch(model, PROMPTS, max_tokens=12, stop=[stop, "never here"], new_text=Letters)
+    answers = generate_batch(model, PROMPTS, max_tokens=12, stop=[stop, "never here"], new_text=letters)
     stopped = answers[2][0]
     assert stopped.text == text[: text.index(stop)] and stopped.reason == "stop"
     assert stopped.ids == plain[2][0].ids[: text.index(stop) + 3]

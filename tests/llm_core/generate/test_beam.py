@@ -14,7 +14,7 @@ from llm_core.generate import Beams, Sampling, beam_search
 from tests.llm_core.generate.conftest import END, Pair
 
 PROMPTS = [[3, 14, 15, 9], [26, 5], [35, 8, 9, 7, 9, 3]]
-FAMILIES = ["llama", "t5"]
+FAMILIES = ["llama", "gpt2", "t5"]
 
 
 def reference_ids(model: Any, prompts: list[list[int]], **settings: Any) -> list[list[int]]:

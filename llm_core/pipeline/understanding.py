@@ -1,0 +1,277 @@
+"""Pipelines that read text: fill in a mask, classify texts or tokens, find answers, give vectors.
+
+Dimensions: T tokens, V vocabulary, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Encoding
+from torch import Tensor
+
+from llm_core.models import load_pretrained
+from llm_core.models.interface import ModelError, Network, Task
+from llm_core.pipeline.codec import Codec, texts_of
+
+
+class Understanding:
+    """What the pipelines that read have in common: one text at a time through the network."""
+
+    def __init__(self, network: Network, codec: Codec, task: str) -> None:
+        self._network, self._codec, self._task = network, codec, task
+
+    @torch.inference_mode()
+    def _logits(self, encoding: Encoding) -> Tensor:
+        """What the network says about one text, without the batch dimension, in float32 on the CPU."""
+        ids, more = self._inputs(encoding)
+        logits: Tensor = self._network(ids, **more).logits[0]
+        return logits.float().cpu()
+
+    def _inputs(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
+        if not encoding.ids:
+            raise ValueError("a text without any token cannot be read; give at least a word")
+        context: int = self._network.config.context
+        if len(encoding.ids) > context:
+            raise ValueError(f"this model reads {context} tokens and the text has {len(encoding.ids)}; shorten it")
+        device = next(self._network.parameters()).device
+        has_types = hasattr(self._network.config, "num_token_types") and any(encoding.type_ids)
+        more = {"token_types": torch.tensor([encoding.type_ids], device=device)} if has_types else {}
+        return torch.tensor([encoding.ids], device=device), more
+
+
+class FillMask(Understanding):
+    """The likeliest tokens for each mask: dicts of score, token, token_str, sequence; a list of them for each mask
+    where there are several."""
+
+    def __call__(self, inputs: str | Sequence[str], top_k: int = 5, targets: str | Sequence[str] | None = None) -> Any:
+        results = [self._fill(text, top_k, self._target_ids(targets)) for text in texts_of(inputs)]
+        return results[0] if isinstance(inputs, str) else results
+
+    def _fill(self, text: str, top_k: int, targets: Tensor | None) -> Any:
+        mask_id = self._codec.special_id("mask_token")
+        if mask_id is None:
+            raise ValueError("tokenizer_config.json names no mask_token; fill-mask needs a masked language model")
+        encoding = self._codec.encode(text)
+        places = [place for place, token_id in enumerate(encoding.ids) if token_id == mask_id]
+        if not places:
+            raise ValueError(
+                f"the text has no mask; write {self._codec.rust.id_to_token(mask_id)} where a word is missing"
+            )
+        shares = self._logits(encoding)[places].softmax(-1)
+        rows = []
+        for place, row in zip(places, shares, strict=True):
+            row = row if targets is None else row[targets]
+            best = row.topk(min(top_k, len(row)))
+            ids = best.indices if targets is None else targets[best.indices]
+            rows.append(
+                [
+                    self._filled(encoding, place, token_id, score, is_only=len(places) == 1)
+                    for token_id, score in zip(ids.tolist(), best.values.tolist(), strict=True)
+                ]
+            )
+        return rows[0] if len(rows) == 1 else rows
+
+    def _filled(self, encoding: Encoding, place: int, token_id: int, score: float, is_only: bool) -> dict[str, Any]:
+        ids = [*encoding.ids[:place], token_id, *encoding.ids[place + 1 :]]
+        # Special tokens are left out, but not the other masks.
+        text = self._codec.decode(ids, skip_specials=is_only)
+        return {
+            "score": score,
+            "token": token_id,
+            "token_str": self._codec.decode([token_id], skip_specials=False),
+            "sequence": text,
+        }
+
+    def _target_ids(self, targets: str | Sequence[str] | None) -> Tensor | None:
+        if targets is None:
+            return None
+        ids = {target: self._codec.rust.token_to_id(target) for target in texts_of(targets)}
+        if lost := [target for target, token_id in ids.items() if token_id is None]:
+            raise ValueError(f"targets {lost[0]!r} is no token of this vocabulary; give whole tokens")
+        return torch.tensor(sorted(set(ids.values())))
+
+
+class TextClassification(Understanding):
+    """The label of a text, ``[{"label", "score"}]``; of several texts a list of dicts. With `top_k` (None for all) the
+    labels of each text, best first. A pair of texts is ``{"text": .., "text_pair": ..}``."""
+
+    def __call__(self, inputs: Any, top_k: int | None = 0) -> Any:
+        is_one = isinstance(inputs, str | Mapping)
+        results = [self._labels(text) for text in ([inputs] if is_one else inputs)]
+        if top_k == 0:
+            return [labels[0] for labels in results]
+        results = [labels[:top_k] for labels in results]
+        return results[0] if is_one else results
+
+    def _labels(self, text: str | Mapping[str, str]) -> list[dict[str, Any]]:
+        given = {"text": text} if isinstance(text, str) else text
+        logits = self._logits(self._codec.encode(given["text"], given.get("text_pair")))
+        # One label is a yes or no, several exclude each other.
+        shares = logits.sigmoid() if len(logits) == 1 else logits.softmax(-1)
+        named = zip(self._network.config.labels, shares.tolist(), strict=True)
+        return sorted(({"label": label, "score": score} for label, score in named), key=lambda found: -found["score"])
+
+
+class TokenClassification(Understanding):
+    """Labels of tokens: dicts of entity, score, index, word, start, end, without those labelled O. With
+    ``aggregation_strategy="simple"`` neighbours of one kind are one: entity_group, score, word, start, end."""
+
+    def __call__(
+        self,
+        inputs: str | Sequence[str],
+        aggregation_strategy: str = "none",
+        ignore_labels: Sequence[str] = ("O",),
+    ) -> Any:
+        if aggregation_strategy not in ("none", "simple"):
+            raise ValueError(f"aggregation_strategy {aggregation_strategy!r} must be 'none' or 'simple'")
+        results = []
+        for text in texts_of(inputs):
+            found = self._tokens(text)
+            if aggregation_strategy == "simple":
+                found = self._grouped(found)
+            key = "entity" if aggregation_strategy == "none" else "entity_group"
+            results.append([entity for entity in found if entity[key] not in ignore_labels])
+        return results[0] if isinstance(inputs, str) else results
+
+    def _tokens(self, text: str) -> list[dict[str, Any]]:
+        encoding, labels = self._codec.encode(text), self._network.config.labels
+        unknown = self._codec.special_id("unk_token")
+        words = [
+            text[slice(*offsets)] if token_id == unknown else token
+            for token, token_id, offsets in zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True)
+        ]
+        best = self._logits(encoding).softmax(-1).max(-1)
+        return [
+            {
+                "entity": labels[label],
+                "score": score,
+                "index": place,
+                "word": words[place],
+                "start": encoding.offsets[place][0],
+                "end": encoding.offsets[place][1],
+            }
+            for place, (label, score) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            if not encoding.special_tokens_mask[place]
+        ]
+
+    def _grouped(self, entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        groups: list[list[dict[str, Any]]] = []
+        for entity in entities:
+            begins, kind = _tag(entity["entity"])
+            if groups and not begins and kind == _tag(groups[-1][-1]["entity"])[1]:
+                groups[-1].append(entity)
+            else:
+                groups.append([entity])
+        decoder = self._codec.rust.decoder
+        return [
+            {
+                "entity_group": _tag(group[0]["entity"])[1],
+                "score": sum(entity["score"] for entity in group) / len(group),
+                "word": decoder.decode([entity["word"] for entity in group]) if decoder else group[0]["word"],
+                "start": group[0]["start"],
+                "end": group[-1]["end"],
+            }
+            for group in groups
+        ]
+
+
+def _tag(label: str) -> tuple[bool, str]:
+    """Whether a label begins an entity (B-), and the kind that it names."""
+    mark, dash, kind = label.partition("-")
+    return (mark == "B", kind) if dash and mark in ("B", "I") else (False, label)
+
+
+class QuestionAnswering(Understanding):
+    """The part of a context that answers a question: a dict of score, start, end, answer; with `top_k` above 1 a list.
+
+    The score is the product of the probabilities, among the context's tokens, that the answer begins and ends there.
+    Contexts longer than the model reads are cut into windows that overlap by `doc_stride` tokens.
+    """
+
+    def __call__(
+        self, question: str, context: str, top_k: int = 1, max_answer_len: int = 15, doc_stride: int = 128
+    ) -> Any:
+        if not question.strip() or not context.strip():
+            raise ValueError("question and context must both have text")
+        found = [
+            answer
+            for window in self._windows(question, context, doc_stride)
+            for answer in self._spans(window, top_k, max_answer_len)
+        ]
+        answers: dict[tuple[int, int], dict[str, Any]] = {}
+        for score, start, end in sorted(found, reverse=True):  # a span of two windows counts once
+            answer = {"score": score, "start": start, "end": end, "answer": context[start:end]}
+            answers.setdefault((start, end), answer)
+        best = list(answers.values())[:top_k]
+        return best[0] if top_k == 1 else best
+
+    def _windows(self, question: str, context: str, stride: int) -> list[Encoding]:
+        rust, longest = self._codec.rust, self._network.config.context
+        room = longest - len(self._codec.encode(question, "").ids)
+        if room < 1:
+            raise ValueError(f"this model reads {longest} tokens and the question leaves no room for the context")
+        rust.enable_truncation(longest, stride=min(stride, room - 1), strategy="only_second")
+        try:
+            whole = rust.encode(question, context)
+        finally:
+            rust.no_truncation()
+        return [whole, *whole.overflowing]
+
+    def _spans(self, window: Encoding, top_k: int, longest: int) -> list[tuple[float, int, int]]:
+        logits = self._logits(window)  # (T, 2)
+        inside = torch.tensor([sequence == 1 for sequence in window.sequence_ids])
+        begins, ends = logits.masked_fill(~inside[:, None], float("-inf")).softmax(0).unbind(-1)
+        # The answer begins at the row's token and ends at the column's, at most `longest` tokens later.
+        scores = torch.outer(begins, ends).triu().tril(longest - 1)
+        best = scores.flatten().topk(min(top_k, scores.numel()))
+        spans = []
+        for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            first, last = divmod(place, len(scores))
+            if score > 0:
+                spans.append((score, window.offsets[first][0], window.offsets[last][1]))
+        return spans
+
+
+class FeatureExtraction(Understanding):
+    """States of the tokens, nested lists [[C numbers] of each token] in a list of one; ``pooling="mean"`` gives one
+    vector (C) a text."""
+
+    def __call__(self, inputs: str | Sequence[str], pooling: str | None = None) -> Any:
+        if pooling not in (None, "mean"):
+            raise ValueError(f"pooling {pooling!r} must be 'mean' or left out")
+        results = []
+        for text in texts_of(inputs):
+            states = self._states(self._codec.encode(text))
+            results.append([states.tolist()] if pooling is None else states.mean(0).tolist())
+        return results[0] if isinstance(inputs, str) else results
+
+    @torch.inference_mode()
+    def _states(self, encoding: Encoding) -> Tensor:
+        """(T, C)."""
+        ids, more = self._inputs(encoding)
+        read = states_of(self._network)
+        assert read is not None  # `with_states` loaded it
+        return read(ids, **more)[0].float().cpu()
+
+
+def with_states(folder: Path) -> Network:
+    """The model of a folder in a form that gives its tokens' states: as it was saved, or its body alone."""
+    tasks: tuple[Task | None, ...] = (None, "embedding", "causal_lm")
+    networks = (load_pretrained(folder, task) for task in tasks)
+    found = next((network for network in networks if states_of(network) is not None), None)
+    if found is None:
+        raise ModelError(f"{folder}: this model has no states of tokens to extract")
+    return found
+
+
+def states_of(network: Network) -> Callable[..., Tensor] | None:
+    """What gives the states (1, T, C) of ids (1, T): the encoder's, the body's, or those that the head reads."""
+    for name in ("encode", "states") if network.task != "causal_lm" else ("states", "features"):
+        read: Callable[..., Tensor] | None = getattr(network, name, None)
+        if read is not None:
+            return read
+    return None
