@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -168,10 +169,8 @@ DAMAGES: dict[str, Damage] = {
     "an empty manifest": manifest(bytearray.clear),
     "a manifest that is a list": each(lambda folder: (folder / MANIFEST).write_text("[1, 2]")),
     "a manifest that is no text": each(lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe{}")),
-    "NaN in the manifest": each(
-        lambda folder: (folder / MANIFEST).write_text(
-            (folder / MANIFEST).read_text().replace('"score": null', '"score": NaN')
-        )
+    "NaN in the manifest": manifest(
+        lambda content: content.__setitem__(slice(None), re.sub(rb'"score": [^,]*', b'"score": NaN', content))
     ),
     "an older format in a manifest that was not written so": manifest(
         lambda content: content.__setitem__(slice(None), content.replace(b'"format": 2', b'"format": 1'))
