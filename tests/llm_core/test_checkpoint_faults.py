@@ -241,6 +241,19 @@ def problem_with(root: Path, unbroken: str, damage: Damage | None, first: int) -
 
 
 @pytest.mark.parametrize("name", DAMAGES)
+def test_with_the_two_newest_damaged_the_third_is_loaded(runs: tuple[Path, str], tmp_path: Path, name: str) -> None:
+    shutil.copytree(runs[0] / "broken" / "checkpoints", tmp_path, dirs_exist_ok=True)
+    identity = json.loads((tmp_path / "step-2" / MANIFEST).read_text())["identity"]
+    third = load_file(tmp_path / "step-2" / SHARD)
+    DAMAGES[name](tmp_path / "step-6", tmp_path / "step-4")
+    with Checkpoints(tmp_path, identity, keep=3) as checkpoints:
+        loaded = checkpoints.load_latest()
+    assert loaded is not None and loaded.step == 2
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in third.items())
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", DAMAGES)
 def test_with_the_two_newest_damaged_the_third_leads_to_the_same_weights(runs: tuple[Path, str], name: str) -> None:
     assert problem_with(*runs, DAMAGES[name], first=3) is None
 
