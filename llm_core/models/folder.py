@@ -137,6 +137,10 @@ def _saved_class(values: Mapping[str, Any], where: Path) -> tuple[str, Any]:
 
 
 def _config(family: str, values: Mapping[str, Any], where: Path) -> Any:
+    if values.get("quantization_config"):
+        raise ModelError(
+            f"{where}: quantization_config: quantized weights are not read; take the model's unquantized ones"
+        )
     try:
         return getattr(family_module(family), FAMILIES[family].config).from_json(values)
     except KeyError as problem:

@@ -36,16 +36,16 @@ def import_model(
     Raises ModelError for what is not supported, and where `target` exists; then nothing is written.
     """
     _refuse_existing(target)
+    place, revision = _place(source, revision)
     target.parent.mkdir(parents=True, exist_ok=True)
     recipe = {"source": source, "revision": revision, "task": task, "labels": list(labels)}
     with Draft(target, kind="model", stage="import", recipe=recipe) as out:
-        if source.endswith(".gguf"):
-            network = _from_gguf(Path(source), out.path, task)
+        if place.suffix == ".gguf":
+            network = _from_gguf(place, out.path, task)
         else:
-            folder = _folder(source, revision)
-            network = load_pretrained(folder, task, labels)
+            network = load_pretrained(_verified(place), task, labels)
             save_pretrained(network, out.path)
-            _copy_companions(folder, out.path, generating=network.task in ("causal_lm", "seq2seq_lm"))
+            _copy_companions(place, out.path, generating=network.task in ("causal_lm", "seq2seq_lm"))
         return out.publish(describe(network))
 
 
@@ -55,9 +55,7 @@ def export_model(folder: Path, target: Path) -> dict[str, Any]:
     Every file is read and checked on the way. Raises ModelError where `target` exists; then nothing is written.
     """
     _refuse_existing(target)
-    if (folder / MANIFEST).is_file():
-        Artifact.open(folder, "model")
-    network = load_pretrained(folder)
+    network = load_pretrained(_verified(folder))
     with _whole_or_nothing(target) as draft:
         save_pretrained(network, draft)
         _copy_companions(folder, draft, generating=True)
@@ -86,12 +84,21 @@ def _from_gguf(path: Path, folder: Path, task: Task | None) -> Network:
     return network
 
 
-def _folder(source: str, revision: str | None) -> Path:
+def _place(source: str, revision: str | None) -> tuple[Path, str | None]:
+    """The local folder or file of a source; of a hub repository also the commit that the revision stands for."""
     from llm_core.models.hub import fetch, is_repo_id
 
     if Path(source).exists() or not is_repo_id(source):
-        return Path(source)
-    return fetch(source, revision)
+        return Path(source), revision
+    folder = fetch(source, revision)
+    return folder, folder.name  # the hub's cache names its folders by commit
+
+
+def _verified(folder: Path) -> Path:
+    """The folder itself; of an artifact after a look at every file."""
+    if (folder / MANIFEST).is_file():
+        Artifact.open(folder, "model")
+    return folder
 
 
 def _copy_companions(folder: Path, target: Path, generating: bool) -> None:

@@ -16,7 +16,6 @@ from flows.models_cli import TaskName
 from llm_core.artifact import Artifact
 from llm_core.config import Model
 from llm_core.models import ModelError, Task, build, load_pretrained, save_pretrained
-from llm_core.models.hub import fetch
 from llm_core.tokenizer import Tokenizer
 
 SHAPE = {"num_layers": 1, "width": 16, "num_heads": 2, "num_kv_heads": 1, "mlp_width": 24, "context": 16}
@@ -86,13 +85,22 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(source: Path) -> No
     tidemill("import", "source", "--output", "whole")
     content = Path("whole/model.safetensors").read_bytes()
     Path("whole/model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match="model.safetensors: sha256 is not the manifest's"):
-        tidemill("export", "whole", "--output", "new")
+    for command in (["import", "whole"], ["export", "whole"]):
+        with pytest.raises(ValueError, match="model.safetensors: sha256 is not the manifest's"):
+            tidemill(*command, "--output", "new")
     (source / "model.safetensors").write_bytes(content[:-20])
     for command in (["import", "source"], ["export", "source"]):
         with pytest.raises(ModelError, match="not a safetensors file"):
             tidemill(*command, "--output", "new")
     assert sorted(path.name for path in Path().iterdir()) == ["source", "taken", "whole"]
+
+
+def test_the_manifest_of_a_hub_import_names_the_commit(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = source.rename(source.parent / ("a" * 40))
+    monkeypatch.setattr("llm_core.models.hub.fetch", lambda repo_id, revision: commit)
+    tidemill("import", "owner/tiny", "--output", "tiny")
+    recipe = Artifact.open(Path("tiny"), "model").recipe
+    assert (recipe["source"], recipe["revision"]) == ("owner/tiny", "a" * 40)
 
 
 def test_wrong_names_are_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +109,6 @@ def test_wrong_names_are_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="owner/tiny: the hub is out of reach"):
         tidemill("import", "owner/tiny", "--output", "x")
-    assert fetch.__module__ == "llm_core.models.hub"
 
 
 def test_the_tasks_on_the_command_line_are_the_models() -> None:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm_core.config import Model, load_recipe
-from llm_core.models import ModelError, Network, blank, build, load_pretrained, save_pretrained
+from llm_core.models import ARCHITECTURES, ModelError, Network, blank, build, load_pretrained, save_pretrained
+from llm_core.models.registry import family_module
 from tests.contracts.documents import ROOT
 
 SHAPE = {"num_layers": 2, "width": 32, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 48, "context": 24}
@@ -44,6 +45,15 @@ def test_the_first_weights_are_the_recorded_ones() -> None:
     small = Model(**SHAPE, tie_embeddings=True)
     assert digest(build(demo.model, 8192, end_id=0, seed=1337)) == DEMO
     assert digest(build(small, 300, end_id=0, seed=1)) == TIED
+
+
+@pytest.mark.parametrize(("family", "name"), sorted(set(ARCHITECTURES.values())))
+def test_every_architecture_is_built_saved_and_loaded(family: str, name: str, tmp_path: Path) -> None:
+    shape = Model(family=family, **{**SHAPE, "num_kv_heads": 4})
+    network = build(shape, 60, end_id=0, seed=1, task=getattr(family_module(family), name).task)
+    back = load_pretrained(saved(tmp_path / "model", network))
+    assert type(network).__name__ == type(back).__name__ == name
+    assert digest(back) == digest(network) == digest(build(shape, 60, end_id=0, seed=1, task=network.task))
 
 
 def test_a_recipe_names_the_variant_and_the_task() -> None:
@@ -147,6 +157,14 @@ def test_stored_masks_and_bare_names_of_old_checkpoints_are_understood(tmp_path:
     weights["h.0.attn.bias"] = torch.ones(1, 1, 24, 24)
     save_file(weights, folder / "model.safetensors")
     assert digest(load_pretrained(folder)) == digest(network)
+
+
+def test_quantized_checkpoints_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model", tiny())
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(ModelError, match="config.json: quantization_config: quantized weights are not read"):
+        load_pretrained(folder)
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
