@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.data_cli import clean
+from flows.generate_cli import generate
 from flows.label_cli import label_app
 from flows.models_cli import export_model, import_model
 from flows.options import Json, Overrides, RecipeName, recipe_named, workspace
@@ -181,6 +182,7 @@ def serve(
 
 
 app.command()(clean)
+app.command()(generate)
 app.command("import")(import_model)
 app.command("export")(export_model)
 app.command()(plan)

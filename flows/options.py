@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,3 +31,17 @@ def recipe_named(ws: Workspace, name: str, overrides: list[str] | None) -> Recip
     from llm_core.config import load_recipe
 
     return load_recipe(name, ws.configs, tuple(overrides or ()))
+
+
+def model_folder(name: str) -> Path:
+    """The folder that a command means: a path, or a registered version as NAME@VERSION."""
+    if Path(name).is_dir():
+        return Path(name)
+    line, at, number = name.rpartition("@")
+    if not at or not line or not number.isdigit():
+        raise typer.BadParameter(f"{name!r} is no folder; write a version as NAME@VERSION, for example demo@3")
+    from tasks.tracking import Tracker
+
+    tracker: Any = Tracker(workspace())
+    folder: Path = tracker.model_folder(tracker.version(line, int(number)))
+    return folder

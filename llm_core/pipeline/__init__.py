@@ -21,9 +21,9 @@ from llm_core.pipeline.understanding import (
     TokenClassification,
     with_states,
 )
-from llm_core.pipeline.writing import Summarization, TextGeneration, TextToText, Translation
+from llm_core.pipeline.writing import Summarization, TextGeneration, TextToText, Translation, Writing
 
-__all__ = ["TASKS", "pipeline"]
+__all__ = ["TASKS", "Writing", "pipeline"]
 
 
 class PipelineKind(NamedTuple):
@@ -47,17 +47,19 @@ TASKS: Mapping[str, PipelineKind] = {
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
-def pipeline(task: str, model: Path | str) -> Any:
+def pipeline(task: str | None, model: Path | str) -> Any:
     """What does `task` with the model in the folder `model`: call it with texts, it gives dicts.
 
-    Raises ValueError for an unknown task, ModelError for a folder that holds no model that can do it.
+    Without a task it does what this kind of model is for. Raises ValueError for an unknown task, ModelError for a
+    folder that holds no model that can do it.
     """
-    name = ALIASES.get(task, task)
-    if name not in TASKS:
+    name = None if task is None else ALIASES.get(task, task)
+    if name is not None and name not in TASKS:
         raise ValueError(f"task {task!r} is not known; there are {', '.join(sorted([*TASKS, *ALIASES]))}")
-    folder, kind = Path(model), TASKS[name]
+    folder = Path(model)
     network = with_states(folder) if name == "feature-extraction" else load_pretrained(folder)
-    if network.task not in kind.models:
-        possible = ", ".join(other for other, offered in TASKS.items() if network.task in offered.models)
-        raise ModelError(f"{folder}: a {network.task} model cannot do {name}; it can do {possible}")
-    return kind.make(network, Codec(folder, reads_specials=name == "fill-mask"), name)
+    possible = [other for other, offered in TASKS.items() if network.task in offered.models]
+    name = possible[0] if name is None else name
+    if name not in possible:
+        raise ModelError(f"{folder}: a {network.task} model cannot do {name}; it can do {', '.join(possible)}")
+    return TASKS[name].make(network, Codec(folder, reads_specials=name == "fill-mask"), name)

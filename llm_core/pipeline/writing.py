@@ -51,6 +51,10 @@ class Writing:
         ends = (config.end_id, codec.special_id("eos_token"), *getattr(config, "stop_ids", ()))
         self._stop_ids = frozenset(token_id for token_id in ends if token_id is not None)
 
+    def __call__(self, inputs: str | Sequence[str], **options: Any) -> Any:
+        """Dicts with the new texts."""
+        raise NotImplementedError
+
     def stream(self, text: str, **options: Any) -> Iterator[str]:
         """The pieces of one answer as they are written, without the prompt."""
         given = self._checked(options)

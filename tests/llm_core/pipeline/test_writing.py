@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from llm_core.closure import ROOT
 from llm_core.generate import ContextExceeded
 from llm_core.models import ModelError
-from llm_core.pipeline import TASKS, pipeline
+from llm_core.pipeline import ALIASES, TASKS, pipeline
+from llm_core.pipeline.writing import OPTIONS
 
 FolderOf = Callable[[str], Path]
 
@@ -121,3 +123,8 @@ def test_text_that_spells_a_special_token_is_plain_text(folder_of: FolderOf) -> 
     codec = pipeline("text-generation", folder_of("ours"))._codec
     end = codec.special_id("eos_token")
     assert codec.prompt("a <|endoftext|> b").count(end) == 1  # the one in front of every text
+
+
+def test_the_page_names_every_task_and_option() -> None:
+    page = (ROOT / "docs" / "how-to" / "generate.md").read_text(encoding="utf-8")
+    assert [name for name in (*TASKS, *ALIASES, *OPTIONS) if f"`{name}`" not in page] == []
