@@ -24,8 +24,10 @@ from llm_core.config import Model, Train
 from llm_core.data import Batches, open_tokens
 from llm_core.devices import computing, pick_device, pick_precision
 from llm_core.models import build
+from llm_core.objectives import Causal
 from llm_core.optim import Optimizers
 from llm_core.train import State, fit
+from llm_core.working_copy import Running, compiles, pays_to_compile
 
 
 class Metered(Silent):
@@ -50,11 +52,14 @@ def main() -> None:
         mlp_width=todo.mlp_width,
         context=todo.context,
     )
-    batches = Batches(open_tokens(Path(todo.tokens), "train"), todo.context, todo.batch, todo.seed)
+    batches = Batches(open_tokens(Path(todo.tokens), "train"), todo.context, todo.batch, todo.seed, Causal())
     device = pick_device()
     with computing(cfg.threads):
         torch.manual_seed(todo.seed)
         model = build(architecture, todo.vocab_size, end_id=0, seed=todo.seed)
+        running = Running(pick_precision(cfg.precision, device), pays_to_compile(cfg.compile, model, cfg))
+        if running.compile and not compiles(model, cfg, running, batches[0]):
+            raise SystemExit("the network does not compile")
         meter = Meter(todo, model)
         meter.start()
         fit(
@@ -62,7 +67,7 @@ def main() -> None:
             cfg,
             batches,
             (),
-            pick_precision(cfg.precision, device),
+            running,
             Metered(meter),
         )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -112,18 +111,61 @@ def _map(path: Path, what: str, remedy: str) -> NDArray[Any]:
     return array
 
 
+class Batch(NamedTuple):
+    """Rows that go through a network together."""
+
+    inputs: dict[str, Tensor]
+    """The arguments of the network's call; each has a row for each row of the targets."""
+    targets: Tensor
+    """What it should answer, of any shape; IGNORED ones are not counted."""
+
+    @property
+    def num_counted(self) -> int:
+        """Targets that are not IGNORED."""
+        return int((self.targets != IGNORED).sum())
+
+    def rows(self, part: slice) -> Batch:
+        """Some of the rows."""
+        return Batch({name: values[part] for name, values in self.inputs.items()}, self.targets[part])
+
+    def split(self, num_rows: int) -> list[Batch]:
+        """The rows from front to back, `num_rows` at a time; all at once for 0."""
+        size = num_rows or len(self.targets)
+        return [self.rows(slice(first, first + size)) for first in range(0, len(self.targets), size)]
+
+
+class Windows(NamedTuple):
+    """Runs of consecutive tokens, before an objective makes a batch of them."""
+
+    ids: NDArray[np.int64]
+    """(N, T + 1): each row overlaps the text behind it by one token, the last one's target."""
+    marks: Mask | None
+    """(N, T + 1), which ids a loss may count; None for all."""
+    numbers: Sequence[tuple[int, ...]]
+    """What names each row, for random choices of its own."""
+
+
+Objective = Callable[[Windows], Batch]
+"""Makes inputs and targets of windows; see ``objectives.py``."""
+
+
 @dataclass(frozen=True)
 class Batches:
     """Batches of `windows` windows of `context` tokens, drawn without replacement within an epoch.
 
-    Windows do not overlap; each epoch has its own order and its own offset of the first window. Nothing but the step
-    has to be remembered to go on where a run stopped.
+    Windows do not overlap; each epoch has its own order and its own offset of the first window. Nothing but the number
+    of the batch has to be remembered to go on where a run stopped.
     """
 
     ids: TokenShards
     context: int
     windows: int
     seed: int
+    objective: Objective
+    batch_warmup: int = 0
+    """Batches over which they grow to `windows`."""
+    sequence_warmup: int = 0
+    """Batches over which rows grow from an eighth of the context to all of it, at the same tokens."""
 
     def __post_init__(self) -> None:
         if self.windows_per_epoch < 1:
@@ -133,22 +175,50 @@ class Batches:
             )
 
     @property
-    def tokens_per_batch(self) -> int:
-        return self.windows * self.context
-
-    @property
     def windows_per_epoch(self) -> int:
         # One window is given up to the random offset, one token to the last target.
         return (len(self.ids) - 1) // self.context - 1
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and their next tokens, int64 of shape (windows, context) each, for a step counted from 0.
+    def __getitem__(self, number: int) -> Batch:
+        """The batch of a number from 0; equal numbers give equal batches."""
+        windows = _stack(self.ids, [self._start(window) for window in self.span(number)], self.context)
+        named = windows._replace(numbers=[(self.seed, window) for window in self.span(number)])
+        return self.objective(_cut(named, self._pieces(number)))
 
-        Targets that a mask does not mark are IGNORED.
-        """
-        first = step * self.windows
-        starts = [self._start(window) for window in range(first, first + self.windows)]
-        return _stack(self.ids, starts, self.context)
+    def span(self, number: int) -> range:
+        """The windows of a batch, counted on through the epochs."""
+        return range(self._first(number), self._first(number + 1))
+
+    def tokens_in(self, number: int) -> int:
+        """Tokens that the network reads in a batch."""
+        return len(self.span(number)) * self.context
+
+    def batches_in(self, epochs: float) -> int:
+        """How many batches cover that many epochs."""
+        wanted = epochs * self.windows_per_epoch
+        grown = int(np.searchsorted(self._growth, wanted))
+        if grown < len(self._growth):
+            return max(grown, 1)
+        return grown - 1 + int(np.ceil((wanted - self._growth[-1]) / self.windows))
+
+    def _first(self, number: int) -> int:
+        grown = min(number, self.batch_warmup)
+        return int(self._growth[grown]) + (number - grown) * self.windows
+
+    @cached_property
+    def _growth(self) -> NDArray[np.int64]:
+        """Windows before each batch of the warm-up, and before the first full one."""
+        sizes = np.ceil(np.arange(1, self.batch_warmup + 1) * self.windows / max(self.batch_warmup, 1))
+        return np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+
+    def _pieces(self, number: int) -> int:
+        """Into how many rows a window is cut: 8, 4 and 2 in the thirds of the warm-up."""
+        if number >= self.sequence_warmup:
+            return 1
+        pieces: int = 8 >> (3 * number // self.sequence_warmup)
+        while self.context % pieces:
+            pieces //= 2
+        return pieces
 
     def _start(self, window: int) -> int:
         epoch, place = divmod(window, self.windows_per_epoch)
@@ -162,18 +232,26 @@ def _epoch_order(seed: int, epoch: int, num_windows: int, context: int) -> tuple
     return int(rng.integers(context)), rng.permutation(num_windows)
 
 
-def in_order(ids: TokenShards, context: int, windows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def in_order(ids: TokenShards, context: int, windows: int, objective: Objective) -> Iterator[Batch]:
     """All whole windows from front to back, `windows` at a time (the last batch may be smaller)."""
     starts = list(range(0, len(ids) - context, context))
     for first in range(0, len(starts), windows):
-        yield _stack(ids, starts[first : first + windows], context)
+        yield objective(_stack(ids, starts[first : first + windows], context))
 
 
-def _stack(ids: TokenShards, starts: list[int], context: int) -> tuple[Tensor, Tensor]:
-    rows = np.stack([ids[start : start + context + 1] for start in starts]).astype(np.int64)
-    batch = torch.from_numpy(rows)
-    inputs, targets = batch[:, :-1], batch[:, 1:]
-    if isinstance(ids, MarkedShards):
-        marks = np.stack([ids.marks(slice(start + 1, start + context + 1)) for start in starts])
-        targets = targets.where(torch.from_numpy(marks), IGNORED)
-    return inputs, targets
+def _stack(ids: TokenShards, starts: Sequence[int], context: int) -> Windows:
+    parts = [slice(start, start + context + 1) for start in starts]
+    rows = np.stack([ids[part] for part in parts]).astype(np.int64)
+    marks = np.stack([ids.marks(part) for part in parts]) if isinstance(ids, MarkedShards) else None
+    return Windows(rows, marks, [(start,) for start in starts])
+
+
+def _cut(windows: Windows, pieces: int) -> Windows:
+    """Every window as `pieces` rows, each overlapping the next by one token."""
+    if pieces == 1:
+        return windows
+    length = (windows.ids.shape[1] - 1) // pieces
+    places = np.arange(pieces)[:, None] * length + np.arange(length + 1)  # (pieces, length + 1)
+    marks = None if windows.marks is None else windows.marks[:, places].reshape(-1, length + 1)
+    names = [(*name, piece) for name in windows.numbers for piece in range(pieces)]
+    return Windows(windows.ids[:, places].reshape(-1, length + 1), marks, names)

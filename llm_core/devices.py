@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -63,3 +64,14 @@ def circumstances(device: torch.device, dtype: torch.dtype, threads: int) -> dic
         "precision": str(dtype).removeprefix("torch."),
         "threads": threads,
     }
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 3) -> float:
+    """Floating-point operations a second that products of large matrices reach here, the best of a few."""
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(repeats + 1):  # the first one warms up
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for a GPU too
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best

@@ -1,28 +1,39 @@
-"""Optimizers, their parameter groups, the schedule of the rate, and weights kept in float32 beside a bfloat16 copy."""
+"""Optimizers, their parameter groups, and the schedule of the rate."""
 
 from __future__ import annotations
 
-import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from llm_core.config import Train
+from llm_core.models.interface import Network
 
 ADAM_BETAS = (0.9, 0.95)
+SGD_MOMENTUM = 0.9
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al., 2024, "Muon").
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def rate_factor(step: int, cfg: Train) -> float:
-    """Share of the peak rate in step `step` (from 0): linear warmup, stable, linear decay to zero."""
+    """Share of the peak rate in step `step` (from 0): linear warmup, then the recipe's schedule."""
     warmup = (step + 1) / cfg.warmup_steps if step < cfg.warmup_steps else 1.0
+    return min(warmup, cfg.final_lr_share + (1 - cfg.final_lr_share) * _decay(step, cfg))
+
+
+def _decay(step: int, cfg: Train) -> float:
+    """From 1 down to 0 at the last step's end."""
+    if cfg.schedule == "constant":
+        return 1.0
+    if cfg.schedule == "cosine":  # Loshchilov and Hutter, 2017, without restarts
+        done = max(0, step - cfg.warmup_steps) / max(1, cfg.steps - cfg.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     decay_steps = round(cfg.decay_share * cfg.steps)
-    decay = (cfg.steps - step) / decay_steps if step > cfg.steps - decay_steps else 1.0
-    return min(warmup, decay)
+    return (cfg.steps - step) / decay_steps if step > cfg.steps - decay_steps else 1.0
 
 
 class Muon(torch.optim.Optimizer):
@@ -69,27 +80,34 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-class Optimizers:
-    """AdamW, and Muon for the hidden matrices where the recipe says so, as one optimizer with tensors for a state."""
+Role = Literal["embedding", "head", "hidden", "vector"]
 
-    def __init__(self, model: nn.Module, cfg: Train) -> None:
+
+def parameter_roles(network: Network) -> dict[str, Role]:
+    """What each parameter is to the optimizer: a lookup table, the task's head, a hidden matrix, or a gain or bias."""
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+
+    def role(name: str, parameter: Tensor) -> Role:
+        if parameter.dim() < 2:
+            return "vector"
+        if id(parameter) in tables:
+            return "embedding"
+        return "head" if name.startswith(network.untrained_heads) else "hidden"
+
+    return {name: role(name, parameter) for name, parameter in network.named_parameters()}
+
+
+class Optimizers:
+    """The recipe's optimizer, several where hidden matrices have their own, as one with tensors for a state."""
+
+    def __init__(self, model: Network, cfg: Train) -> None:
         self._names = {parameter: name for name, parameter in model.named_parameters()}
-        hidden = [p for p, name in self._names.items() if p.dim() == 2 and ".layers." in name]
-        embedding = [p for p, name in self._names.items() if "embed_tokens" in name]
-        head = [p for p, name in self._names.items() if name == "lm_head.weight"]
-        norms = [p for p in self._names if p.dim() < 2]
-        adam_groups = [
-            {"params": embedding, "lr": cfg.embedding_lr, "weight_decay": 0.0},
-            {"params": head, "lr": cfg.head_lr, "weight_decay": 0.0},
-            {"params": norms, "lr": cfg.norm_lr, "weight_decay": 0.0},
-        ]
-        self._parts: list[torch.optim.Optimizer] = []
-        if cfg.optimizer == "muon":
-            self._parts.append(Muon(hidden, lr=cfg.lr, weight_decay=cfg.weight_decay))
-        else:
-            adam_groups.append({"params": hidden, "lr": cfg.lr, "weight_decay": cfg.weight_decay})
-        adam_groups = [group for group in adam_groups if group["params"]]
-        self._parts.append(torch.optim.AdamW(adam_groups, betas=ADAM_BETAS, eps=1e-10, fused=True))
+        roles = parameter_roles(model)
+        groups = {
+            role: [p for p, name in self._names.items() if roles[name] == role]
+            for role in ("hidden", "embedding", "head", "vector")
+        }
+        self._parts = _build(groups, cfg)
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self._parts]
 
     def step(self, factor: float) -> None:
@@ -117,26 +135,22 @@ class Optimizers:
                     part.state[parameter] = {key: value.clone() for key, value in state.items()}
 
 
-class WorkingCopy:
-    """The copy of a float32 model that runs forward and backward in `dtype`; for float32 it is the model itself."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.module = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._masters: list[Tensor] = list(model.parameters())
-        self._copies: list[Tensor] = list(self.module.parameters())
-
-    def hand_over_gradients(self) -> Tensor:
-        """Move the gradients to the float32 weights; gives their global norm."""
-        for master, low in zip(self._masters, self._copies, strict=True):
-            if master is not low:
-                assert low.grad is not None
-                master.grad, low.grad = low.grad.float(), None
-        return nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
-
-    @torch.no_grad()
-    def take_weights(self) -> None:
-        """Round the float32 weights, which have been stepped, into the copy; their gradients are forgotten."""
-        for master in self._masters:
-            master.grad = None
-        if self._copies[0] is not self._masters[0]:
-            torch._foreach_copy_(self._copies, self._masters)
+def _build(groups: Mapping[str, list[nn.Parameter]], cfg: Train) -> list[torch.optim.Optimizer]:
+    everything = [p for group in groups.values() for p in group]
+    if cfg.optimizer == "sgd":
+        return [torch.optim.SGD(everything, cfg.lr, momentum=SGD_MOMENTUM, weight_decay=cfg.weight_decay)]
+    if cfg.optimizer == "adam":
+        adam = torch.optim.Adam(everything, cfg.lr, ADAM_BETAS, weight_decay=cfg.weight_decay, fused=True)
+        return [adam]
+    rates = {"hidden": cfg.lr, "embedding": cfg.embedding_lr, "head": cfg.head_lr, "vector": cfg.norm_lr}
+    decayed = {"hidden": cfg.weight_decay}
+    by_adam = [role for role in rates if groups[role] and not (role == "hidden" and cfg.optimizer == "muon")]
+    parts: list[torch.optim.Optimizer] = []
+    if cfg.optimizer == "muon" and groups["hidden"]:
+        parts.append(Muon(groups["hidden"], lr=cfg.lr, weight_decay=cfg.weight_decay))
+    if by_adam:
+        adam_groups = [
+            {"params": groups[role], "lr": rates[role], "weight_decay": decayed.get(role, 0.0)} for role in by_adam
+        ]
+        parts.append(torch.optim.AdamW(adam_groups, betas=ADAM_BETAS, eps=1e-10, fused=True))
+    return parts

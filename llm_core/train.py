@@ -5,33 +5,39 @@ from __future__ import annotations
 import csv
 import math
 import signal
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_core.artifact import Interrupted, Observer
 from llm_core.checkpoint import Checkpoints, Snapshot
 from llm_core.config import Train
-from llm_core.data import IGNORED, Batches
-from llm_core.losses import head_cross_entropy, num_counted
-from llm_core.optim import Optimizers, WorkingCopy, rate_factor
+from llm_core.data import Batch, Batches
+from llm_core.models.interface import Network
+from llm_core.optim import Optimizers, rate_factor
+from llm_core.working_copy import Running, WorkingCopy, micro_rows
 
-__all__ = ["CurvePoint", "Interrupted", "State", "TrainingError", "fit", "write_curve"]
+__all__ = ["CurvePoint", "Interrupted", "Speed", "State", "TrainingError", "fit", "write_curve"]
 
-Batch = tuple[Tensor, Tensor]
+SPIKE_WINDOW = 20  # losses whose median a spike is measured against
 
 
 class TrainingError(ValueError):
     """Training that cannot go on; the message names the step and what to try."""
+
+
+class BadStep(ValueError):
+    """A step whose loss or gradient must not reach the weights; the message says what it was."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +51,53 @@ class CurvePoint:
     lr: float
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What turns tokens a second into a share of the machine's arithmetic (MFU, Chowdhery et al., 2022)."""
+
+    operations_per_token: float
+    """Floating-point operations of a forward and backward pass."""
+    peak: float
+    """Operations a second that the machine's matrix products reach."""
+
+
 @dataclass
 class State:
-    """Everything that a step changes. The step is also the cursor of the data and of the schedule."""
+    """Everything that a step changes."""
 
-    model: nn.Module
+    model: Network
     """Weights in float32."""
     optimizers: Optimizers
     step: int = 0
     """Complete steps."""
+    batch: int = 0
+    """The next batch: the number of batches that were trained on or left out."""
     tokens: int = 0
     """Tokens trained on: those that the loss counted."""
     curve: list[CurvePoint] = field(default_factory=list)
+    mean: dict[str, Tensor] = field(default_factory=dict)
+    """The running mean of the weights, where the recipe keeps one."""
+    left_out: list[int] = field(default_factory=list)
+    """Numbers of the bad steps' batches."""
+    seconds: float = 0.0
+    """Time spent in steps."""
+    ended: str = ""
+    """Why training ended before its last step: the recipe's key."""
     whole: bool = True
     """False while a step is being applied: such a state must not be saved."""
+
+    VALUES = ("batch", "tokens", "left_out", "seconds", "ended")
 
     def snapshot(self) -> Snapshot:
         """The state as tensors and JSON values; the tensors are the live ones."""
         tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
+        tensors |= {f"mean/{name}": tensor for name, tensor in self.mean.items()}
         tensors["rng"] = torch.get_rng_state()
-        values = {"tokens": self.tokens, "curve": [asdict(point) for point in self.curve]}
-        return Snapshot(step=self.step, tensors=tensors, values=values)
+        if torch.cuda.is_available():
+            tensors["rng-cuda"] = torch.cuda.get_rng_state()
+        values = {name: getattr(self, name) for name in self.VALUES}
+        return Snapshot(self.step, tensors, {**values, "curve": [asdict(point) for point in self.curve]})
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
@@ -74,9 +105,34 @@ class State:
         for name, parameter in self.model.named_parameters():
             parameter.copy_(snapshot.tensors[f"weights/{name}"])
         self.optimizers.restore(_below("optimizer/", snapshot.tensors))
+        device = next(self.model.parameters()).device
+        self.mean = {name: tensor.to(device) for name, tensor in _below("mean/", snapshot.tensors).items()}
         torch.set_rng_state(snapshot.tensors["rng"])
-        self.step, self.tokens = snapshot.step, snapshot.values["tokens"]
+        if "rng-cuda" in snapshot.tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(snapshot.tensors["rng-cuda"])
+        self.step = snapshot.step
+        for name in self.VALUES:
+            setattr(self, name, snapshot.values[name])
         self.curve = [CurvePoint(**point) for point in snapshot.values["curve"]]
+
+    @torch.no_grad()
+    def update_mean(self, decay: float) -> None:
+        """Move the running mean towards the weights; at first faster than `decay`, so that it forgets the start."""
+        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
+        for name, parameter in self.model.named_parameters():
+            self.mean.setdefault(name, parameter.detach().clone()).lerp_(parameter, share)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its running mean for weights, where it has one."""
+        weights = {name: parameter.data for name, parameter in self.model.named_parameters()}
+        try:
+            for name, parameter in self.model.named_parameters():
+                parameter.data = self.mean.get(name, parameter.data)
+            yield
+        finally:
+            for name, parameter in self.model.named_parameters():
+                parameter.data = weights[name]
 
 
 def fit(
@@ -84,35 +140,45 @@ def fit(
     cfg: Train,
     batches: Batches,
     validation: Sequence[Batch],
-    dtype: torch.dtype,
+    running: Running,
     observer: Observer,
     checkpoints: Checkpoints | None = None,
+    speed: Speed | None = None,
 ) -> None:
     """Train `state` up to `cfg.steps` steps, going on from the newest checkpoint if there is one.
 
-    SIGTERM and SIGINT are answered at the next step's edge: checkpoint, then the signal goes where it would have gone;
-    what would have killed the process raises Interrupted. Raises TrainingError when a loss or gradient is not finite.
+    A budget of time or cost, or patience, ends it earlier: `state.ended` names the recipe's key. SIGTERM and SIGINT are
+    answered at the next step's edge: checkpoint, then the signal goes where it would have gone; what would have killed
+    the process raises Interrupted. Raises TrainingError for a loss or gradient that is not finite, unless the recipe
+    goes on after bad steps.
     """
     saved = checkpoints.load_latest() if checkpoints else None
     if saved is not None:
         state.restore(saved)
-    working = WorkingCopy(state.model, dtype)
+    working = WorkingCopy(state.model, cfg, running)
     with _DeferredSignals() as signals:
         try:
-            while state.step < cfg.steps and not signals.received:
+            while not signals.received and not _is_over(state, cfg):
                 started = time.perf_counter()
-                point = _advance(state, working, cfg, batches[state.step], validation)
+                try:
+                    point = _advance(state, working, cfg, batches[state.batch], validation)
+                except BadStep as problem:
+                    _leave_out(state, working, cfg, checkpoints, problem)
+                    continue
                 seconds = time.perf_counter() - started
-                _report(observer, point, cfg, batches.tokens_per_batch / seconds)
+                state.seconds += seconds
+                _report(observer, point, cfg, batches.tokens_in(state.batch - 1) / seconds, speed)
                 if checkpoints and state.step % cfg.checkpoint_every == 0 and state.step < cfg.steps:
-                    checkpoints.save(state.snapshot())
-            if signals.received and checkpoints:
+                    checkpoints.save(state.snapshot(), wait=False, score=point.validation_loss)
+            if checkpoints and (signals.received or state.ended):
                 checkpoints.save(state.snapshot())
         except BaseException as stop:
             # Not an error but a request to stop, raised anywhere: keep the last step if nothing of the next is in.
             if checkpoints and state.whole and not isinstance(stop, Exception):
                 checkpoints.save(state.snapshot())
             raise
+        if checkpoints:
+            checkpoints.wait()
     signals.deliver(state.step, resumable=checkpoints is not None)
 
 
@@ -126,58 +192,87 @@ def write_curve(path: Path, curve: Sequence[CurvePoint]) -> None:
             writer.writerow((point.step, point.tokens, f"{point.train_loss:.6f}", validation, f"{point.lr:.6g}"))
 
 
+def _is_over(state: State, cfg: Train) -> bool:
+    """Whether there is no further step; notes in the state why, where it is not the last one."""
+    if state.ended or state.step >= cfg.steps:
+        return True
+    losses = [point.validation_loss for point in state.curve if point.validation_loss is not None]
+    if cfg.patience and len(losses) > cfg.patience and min(losses[: -cfg.patience]) <= min(losses[-cfg.patience :]):
+        state.ended = "patience"
+    elif cfg.max_minutes and state.seconds >= 60 * cfg.max_minutes:
+        state.ended = "max_minutes"
+    elif cfg.max_cost and state.seconds / 3600 * cfg.cost_per_hour >= cfg.max_cost:
+        state.ended = "max_cost"
+    return bool(state.ended)
+
+
 def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, validation: Sequence[Batch]) -> CurvePoint:
-    """One optimizer step; the state changes only after the loss and the gradients are known to be finite."""
+    """One optimizer step; the state changes only after the loss and the gradients are known to be good."""
     factor = rate_factor(state.step, cfg)
-    loss = _loss(working.module, batch)
-    loss.backward()
-    norm = working.hand_over_gradients()
-    train_loss = loss.item()
-    if not math.isfinite(train_loss) or not math.isfinite(norm.item()):
-        raise TrainingError(
-            f"step {state.step + 1}: the loss is {train_loss}, the gradient's norm {norm.item()}; "
-            f"try a lower train.lr (now {cfg.lr}) or train.clip_norm, or train.precision=float32"
-        )
+    train_loss, norm = working.gradients(batch.split(micro_rows(cfg, batch)))
+    _check_step(state, cfg, train_loss, float(norm))
     state.whole = False
     nn.utils.clip_grads_with_norm_(state.model.parameters(), cfg.clip_norm, norm)
     state.optimizers.step(factor)
     working.take_weights()
     state.step += 1
-    state.tokens += num_counted(batch[1])
+    state.batch += 1
+    state.tokens += batch.num_counted
+    if cfg.ema:
+        state.update_mean(cfg.ema)
     due = bool(validation) and (state.step % cfg.validate_every == 0 or state.step == cfg.steps)
-    validation_loss = _validation_loss(working.module, validation) if due else None
+    validation_loss = _validate(state, working, validation) if due else None
     point = CurvePoint(state.step, state.tokens, train_loss, validation_loss, cfg.lr * factor)
     state.curve.append(point)
     state.whole = True
     return point
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean loss of a batch's counted targets in nats, computed without holding all logits."""
-    network: Any = model  # a causal model: a body and a head
-    inputs, targets = batch
-    hidden = network.model(inputs.to(network.lm_head.weight.device)).flatten(0, 1)
-    return head_cross_entropy(hidden, network.lm_head.weight, targets.flatten())
+def _validate(state: State, working: WorkingCopy, validation: Sequence[Batch]) -> float | None:
+    if not state.mean:
+        return working.validation_loss(validation)
+    with state.averaged():
+        working.take_weights()
+        loss = working.validation_loss(validation)
+    working.take_weights()
+    return loss
 
 
-@torch.no_grad()
-def _validation_loss(model: nn.Module, validation: Sequence[Batch]) -> float | None:
-    """Mean loss of the counted targets, none where there is no such target."""
-    num_targets = sum(num_counted(targets) for _, targets in validation)
-    return sum(_exact_loss(model, batch) for batch in validation) / num_targets if num_targets else None
+def _check_step(state: State, cfg: Train, loss: float, norm: float) -> None:
+    """Raise BadStep for a loss or gradient that is not finite, or a loss far above the last ones."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise BadStep(f"the loss is {loss}, the gradient's norm {norm}")
+    last = [point.train_loss for point in state.curve[-SPIKE_WINDOW:]]
+    if cfg.spike_factor and len(last) == SPIKE_WINDOW and loss > cfg.spike_factor * statistics.median(last):
+        raise BadStep(f"the loss is {loss}, above {cfg.spike_factor} times the last steps' {statistics.median(last)}")
 
 
-def _exact_loss(model: nn.Module, batch: Batch) -> float:
-    """Sum of the losses of the counted targets: those that are IGNORED have none."""
-    device = next(model.parameters()).device
-    inputs, targets = (part.to(device) for part in batch)
-    return F.cross_entropy(
-        model(inputs).logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    ).item()
+def _leave_out(
+    state: State, working: WorkingCopy, cfg: Train, checkpoints: Checkpoints | None, problem: BadStep
+) -> None:
+    """Do with a bad step what the recipe says: go on behind its batch, from here or from the checkpoint before.
+
+    Only checkpoints of the recipe's rhythm are gone back to, so that a run that was stopped in between does the same.
+    """
+    bad = [*state.left_out, state.batch]
+    if cfg.bad_steps == "stop" or len(bad) > cfg.max_bad_steps:
+        raise TrainingError(
+            f"step {state.step + 1}: {problem}; try a lower train.lr (now {cfg.lr}) or train.clip_norm, "
+            "train.precision=float32, or train.bad_steps=skip or rewind"
+        ) from None
+    goal = state.step - state.step % cfg.checkpoint_every
+    if cfg.bad_steps == "rewind" and checkpoints and goal:
+        seconds = state.seconds
+        state.restore(checkpoints.load(goal))
+        state.seconds = seconds
+    working.take_weights()
+    state.left_out, state.batch = bad, bad[-1] + 1
 
 
-def _report(observer: Observer, point: CurvePoint, cfg: Train, tokens_per_second: float) -> None:
+def _report(observer: Observer, point: CurvePoint, cfg: Train, tokens_per_second: float, speed: Speed | None) -> None:
     values = {"train/loss": point.train_loss, "train/lr": point.lr, "train/tokens_per_second": tokens_per_second}
+    if speed is not None:
+        values["train/mfu"] = tokens_per_second * speed.operations_per_token / speed.peak
     if point.validation_loss is not None:
         values["validation/loss"] = point.validation_loss
     observer.metrics(point.step, values)

@@ -16,15 +16,17 @@ from typer.testing import CliRunner
 from flows.label_cli import label_app
 from llm_core.artifact import Artifact, Silent
 from llm_core.config import Model, Train
-from llm_core.data import IGNORED, Batches, in_order, open_tokens
+from llm_core.data import Batches, in_order, open_tokens
 from llm_core.devices import computing
 from llm_core.generate import generate
 from llm_core.labels.task import Task
 from llm_core.models import build
+from llm_core.objectives import Causal
 from llm_core.optim import Optimizers
 from llm_core.tokenizer import TURN_END, Tokenizer
 from llm_core.tokenizer.conversation import encode_conversation
 from llm_core.train import State, fit
+from llm_core.working_copy import Running
 from tests.llm_core.labels.tasks import record, write
 
 SHAPE = Model(num_layers=2, width=32, num_heads=2, num_kv_heads=2, mlp_width=64, context=32)
@@ -59,12 +61,14 @@ def test_a_model_learns_the_answers_and_its_loss_counts_them_alone(tmp_path: Pat
     with computing(threads=1), torch.random.fork_rng(devices=[]):
         model = build(SHAPE, tokens.stats["vocab_size"], tokens.stats["end_id"], seed=1)
         state = State(model, Optimizers(model, CFG))
-        validation = list(in_order(open_tokens(tokens.path, "validation"), SHAPE.context, 4))
-        batches = Batches(open_tokens(tokens.path, "train"), SHAPE.context, CFG.batch_tokens // SHAPE.context, seed=1)
-        fit(state, CFG, batches, validation, torch.float32, Silent())
+        validation = list(in_order(open_tokens(tokens.path, "validation"), SHAPE.context, 4, Causal()))
+        batches = Batches(
+            open_tokens(tokens.path, "train"), SHAPE.context, CFG.batch_tokens // SHAPE.context, 1, Causal()
+        )
+        fit(state, CFG, batches, validation, Running(), Silent())
     # Eight letters of noise in each pair cost 21 nats: a loss that counted them would stay near one a token.
     assert state.curve[-1].train_loss < 0.3
-    assert state.tokens == sum(int((batches[step][1] != IGNORED).sum()) for step in range(CFG.steps))
+    assert state.tokens == sum(batches[step].num_counted for step in range(CFG.steps))
     assert state.tokens < 0.5 * CFG.steps * CFG.batch_tokens
     assert state.curve[-1].validation_loss == pytest.approx(marked_loss(model, tokens.path), rel=1e-3)
     for letter, answer in ANSWERS.items():

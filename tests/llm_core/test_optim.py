@@ -1,4 +1,4 @@
-"""Optimizers: their groups, their state as tensors, the schedule and the low-precision copy."""
+"""Optimizers: their groups, their state as tensors, and the schedule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from llm_core.config import Model, Train
 from llm_core.models import build
-from llm_core.optim import Muon, Optimizers, WorkingCopy, orthogonalize, rate_factor
+from llm_core.optim import Muon, Optimizers, orthogonalize, rate_factor
 
 
 def tiny(tie_embeddings: bool = False) -> nn.Module:
@@ -109,24 +109,3 @@ def test_each_group_has_the_rate_of_the_recipe() -> None:
     }
     # Adam's first step is as long as the rate.
     assert {name: moved[name] for name in expected} == pytest.approx(expected, rel=0.05)
-
-
-def test_the_bfloat16_copy_hands_gradients_over_and_takes_weights_back() -> None:
-    model = tiny()
-    working = WorkingCopy(model, torch.bfloat16)
-    ids = torch.arange(8)[None]
-    working.module(ids).logits.float().square().mean().backward()
-    norm = working.hand_over_gradients()
-    grads = [parameter.grad for parameter in model.parameters()]
-    assert all(grad is not None and grad.dtype == torch.float32 for grad in grads)
-    torch.testing.assert_close(norm, torch.cat([grad.flatten() for grad in grads]).norm())
-    assert all(parameter.grad is None for parameter in working.module.parameters())
-    with torch.no_grad():
-        model.lm_head.weight.add_(1)
-    working.take_weights()
-    assert torch.equal(working.module.lm_head.weight, model.lm_head.weight.bfloat16())
-
-
-def test_in_float32_the_copy_is_the_model() -> None:
-    model = tiny()
-    assert WorkingCopy(model, torch.float32).module is model

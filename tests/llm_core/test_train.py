@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +17,12 @@ import torch
 from llm_core.artifact import Interrupted
 from llm_core.checkpoint import Checkpoints
 from llm_core.config import Model, Train
-from llm_core.data import Batches, MarkedShards, in_order
+from llm_core.data import Batches, MarkedShards, TokenShards, in_order
 from llm_core.models import build
+from llm_core.objectives import Causal
 from llm_core.optim import Optimizers
 from llm_core.train import State, TrainingError, fit, write_curve
+from llm_core.working_copy import Running
 
 SHAPE = Model(num_layers=1, width=16, num_heads=2, num_kv_heads=1, mlp_width=24, context=16)
 CFG = Train(steps=12, batch_tokens=64, warmup_steps=2, validate_every=5, checkpoint_every=4, lr=1e-2, threads=1)
@@ -55,10 +57,11 @@ def run(
     watcher: Watcher | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> State:
-    checkpoints = Checkpoints(folder, {"run": "test"}, keep=2) if folder else None
-    batches = Batches(IDS, SHAPE.context, cfg.batch_tokens // SHAPE.context, seed=3)
-    validation = list(in_order(IDS[:200], SHAPE.context, 4))
-    fit(state, cfg, batches, validation, dtype, watcher or Watcher(), checkpoints)
+    ids = TokenShards([IDS])
+    batches = Batches(ids, SHAPE.context, cfg.batch_tokens // SHAPE.context, 3, Causal())
+    validation = list(in_order(ids.head(200), SHAPE.context, 4, Causal()))
+    with Checkpoints(folder, {"run": "test"}, keep=2, pin_every=4) if folder else nullcontext() as checkpoints:
+        fit(state, cfg, batches, validation, Running(dtype), watcher or Watcher(), checkpoints)
     return state
 
 
@@ -91,8 +94,8 @@ def test_batches_without_a_counted_target_train_nothing_and_stay_finite(optimize
     cfg = CFG.model_copy(update={"steps": 5, "optimizer": optimizer})
     state, ids = new_state(cfg), MarkedShards([IDS], [np.zeros(len(IDS), dtype=np.bool_)])
     before = weights(state)
-    validation = list(in_order(ids.head(200), SHAPE.context, 4))
-    fit(state, cfg, Batches(ids, SHAPE.context, 4, seed=3), validation, dtype, Watcher())
+    validation = list(in_order(ids.head(200), SHAPE.context, 4, Causal()))
+    fit(state, cfg, Batches(ids, SHAPE.context, 4, 3, Causal()), validation, Running(dtype), Watcher())
     assert [(point.train_loss, point.validation_loss) for point in state.curve] == [(0.0, None)] * 5
     assert state.tokens == 0
     torch.testing.assert_close(weights(state), before, rtol=0.01, atol=0.01)  # weights decay, nothing else

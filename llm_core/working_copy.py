@@ -1,0 +1,135 @@
+"""The network as it computes: in a lower precision, compiled, in micro-batches, on one rank of several.
+
+The weights that the optimizer moves stay in float32; this copy of them runs forward and backward.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_core.config import Train
+from llm_core.data import Batch
+from llm_core.losses import LossTerms, batch_loss
+from llm_core.models.interface import LanguageModel, Network
+from llm_core.optim import parameter_roles
+
+log = logging.getLogger(__name__)
+
+# A run pays for compiling (about a minute of a core) from this many operations on; below it is slower as a whole.
+WORTH_COMPILING = 1e14
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a network computes while it is trained."""
+
+    dtype: torch.dtype = torch.float32
+    compile: bool = False
+
+
+class WorkingCopy:
+    """The copy of a float32 network that runs forward and backward; in float32 it is the network itself."""
+
+    def __init__(self, network: Network, cfg: Train, running: Running) -> None:
+        self._network = network
+        low = running.dtype != torch.float32
+        self.module: Network = copy.deepcopy(network).to(running.dtype) if low else network
+        self.module.train()
+        for part in self.module.modules():
+            if hasattr(part, "recompute"):
+                setattr(part, "recompute", cfg.recompute)  # noqa: B010 - torch types attributes of modules as tensors
+        self._masters: list[Tensor] = list(network.parameters())
+        self._copies: list[Tensor] = list(self.module.parameters())
+        self._terms = LossTerms(cfg.label_smoothing, cfg.z_loss)
+        self._call: Callable[..., Any] | None = _compiled(self.module) if running.compile else None
+
+    def gradients(self, parts: Sequence[Batch]) -> tuple[float, Tensor]:
+        """Forward and backward through micro-batches, as if they were one batch.
+
+        Gives the mean loss of all counted targets in nats and the gradients' global norm, which are the masters' then.
+        """
+        num_counted = max(sum(part.num_counted for part in parts), 1)  # nothing to predict costs nothing
+        total = torch.zeros((), device=self._masters[0].device)
+        for part in parts:
+            loss = batch_loss(self.module, part, self._terms, self._call)
+            (loss / num_counted).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return float(total) / num_counted, self._hand_over_gradients()
+
+    @torch.no_grad()
+    def take_weights(self) -> None:
+        """Round the float32 weights, which have been stepped, into the copy; their gradients are forgotten."""
+        for master in self._masters:
+            master.grad = None
+        if self.module is not self._network:
+            torch._foreach_copy_(self._copies, self._masters)
+
+    @torch.no_grad()
+    def validation_loss(self, batches: Iterable[Batch]) -> float | None:
+        """Mean cross-entropy of the counted targets in nats, none where there is no such target."""
+        self.module.eval()
+        total, num_counted = 0.0, 0
+        for batch in batches:
+            total += float(batch_loss(self.module, batch, LossTerms()))
+            num_counted += batch.num_counted
+        self.module.train()
+        return total / num_counted if num_counted else None
+
+    def _hand_over_gradients(self) -> Tensor:
+        """Move the gradients to the float32 weights; gives their global norm."""
+        for master, low in zip(self._masters, self._copies, strict=True):
+            if master is not low and low.grad is not None:
+                master.grad, low.grad = low.grad.float(), None
+        return nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
+
+
+def pays_to_compile(choice: str, network: Network, cfg: Train) -> bool:
+    """Whether a recipe's `compile` means yes: 'auto' does for long runs that compute in one shape.
+
+    The operations are 6 for each weight of a product and token (Kaplan et al., 2020).
+    """
+    if choice != "auto":
+        return choice == "on"
+    roles = parameter_roles(network)
+    weights = sum(p.numel() for name, p in network.named_parameters() if roles[name] in ("hidden", "head"))
+    varies = bool(cfg.batch_warmup_steps or cfg.sequence_warmup_steps)
+    return not varies and 6.0 * weights * cfg.steps * cfg.batch_tokens > WORTH_COMPILING
+
+
+def compiles(network: Network, cfg: Train, running: Running, batch: Batch) -> bool:
+    """Whether the network compiles and runs on such a batch; what is in the way is logged, not raised.
+
+    The kernels are kept in the compiler's cache, so that training itself starts at once.
+    """
+    trial = copy.deepcopy(network)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            WorkingCopy(trial, cfg, running).gradients(batch.split(micro_rows(cfg, batch)))
+        except Exception as problem:  # whatever the compiler or the C++ compiler behind it fails with
+            reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+            log.warning("the network does not compile here, so it is trained as it is (slower): %s", reason)
+            return False
+    return True
+
+
+def micro_rows(cfg: Train, batch: Batch) -> int:
+    """Rows of a micro-batch; 0 for all of them."""
+    if not cfg.micro_batch_tokens:
+        return 0
+    row_tokens = max(values[0].numel() for values in batch.inputs.values())
+    return max(1, cfg.micro_batch_tokens // row_tokens)
+
+
+def _compiled(network: Network) -> Callable[..., Any]:
+    # Each shape is compiled for itself: kernels for any shape would depend on which shapes came first, and a resumed
+    # run would not repeat the bits of one that never stopped.
+    torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]
+    call = network.features if isinstance(network, LanguageModel) else network.forward
+    return torch.compile(call, dynamic=False)
