@@ -287,7 +287,7 @@ def forget_optimizer(snapshot: Snapshot) -> Snapshot:
 
 
 def forget_cursor(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, step=0)
+    return replace(snapshot, step=0, values={**snapshot.values, "batch": 0})
 
 
 @pytest.mark.parametrize("forget", [forget_random_state, forget_optimizer, forget_cursor])
