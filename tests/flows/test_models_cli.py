@@ -95,6 +95,16 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(source: Path) -> No
     assert sorted(path.name for path in Path().iterdir()) == ["source", "taken", "whole"]
 
 
+def test_an_export_that_dies_at_its_last_step_leaves_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("llm_core.models.transfer.os.rename", full)
+    with pytest.raises(OSError, match="no space left"):
+        tidemill("export", "source", "--output", "out")
+    assert [path.name for path in Path().iterdir()] == ["source"]
+
+
 def test_the_manifest_of_a_hub_import_names_the_commit(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = source.rename(source.parent / ("a" * 40))
     monkeypatch.setattr("llm_core.models.hub.fetch", lambda repo_id, revision: commit)
