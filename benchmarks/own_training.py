@@ -16,7 +16,9 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.training_side import Assignment, Meter
 from llm_core.artifact import Silent
@@ -52,24 +54,32 @@ def main() -> None:
         mlp_width=todo.mlp_width,
         context=todo.context,
     )
-    batches = Batches(open_tokens(Path(todo.tokens), "train"), todo.context, todo.batch, todo.seed, Causal())
+    batches = drawn(Path(todo.tokens), todo.context, todo.batch, todo.seed)
     device = pick_device()
     with computing(cfg.threads):
         torch.manual_seed(todo.seed)
         model = build(architecture, todo.vocab_size, end_id=0, seed=todo.seed)
+        meter = Meter(todo, model)
+        meter.start()  # compiling is part of the start-up
         running = Running(pick_precision(cfg.precision, device), pays_to_compile(cfg.compile, model, cfg))
         if running.compile and not compiles(model, cfg, running, batches[0]):
             raise SystemExit("the network does not compile")
-        meter = Meter(todo, model)
-        meter.start()
-        fit(
-            State(model, Optimizers(model, cfg)),
-            cfg,
-            batches,
-            (),
-            running,
-            Metered(meter),
-        )
+        fit(State(model, Optimizers(model, cfg)), cfg, batches, (), running, Metered(meter))
+
+
+def drawn(tokens: Path, context: int, windows: int, seed: int) -> Batches:
+    """The batches of training tokens in the order of this seed."""
+    return Batches(open_tokens(tokens, "train"), context, windows, seed, Causal())
+
+
+def windows_of(tokens: Path, context: int, windows: int, seed: int, steps: int) -> NDArray[np.uint16]:
+    """The same as windows of ids, (steps * windows, context + 1), for the peers."""
+    batches = drawn(tokens, context, windows, seed)
+    rows = [
+        np.hstack((found.inputs["input_ids"], found.targets[:, -1:]))
+        for found in map(batches.__getitem__, range(steps))
+    ]
+    return np.concatenate(rows).astype(np.uint16)
 
 
 if __name__ == "__main__":

@@ -58,9 +58,13 @@ GEMM_SIZE = 4096
 # Lengths of our runs, as shares of the Trainer's; the first that ends as low counts.
 SHARES = (0.2, 0.25, 0.33, 0.4, 0.5, 0.67, 1.0)
 
-OURS, TRAINER, PLAIN = "tidemill", "Trainer", "plain loop"
-SCRIPTS = {OURS: "own_training.py", TRAINER: "peer_trainer.py", PLAIN: "peer_plain.py"}
-TITLES = {TRAINER: f"{TRANSFORMERS.title} Trainer", PLAIN: "plain loop"}
+OURS, TRAINER, PURE, PLAIN = "tidemill", "Trainer", "Trainer with bfloat16 weights", "plain loop"
+SCRIPTS = {OURS: "own_training.py", TRAINER: "peer_trainer.py", PURE: "peer_trainer.py", PLAIN: "peer_plain.py"}
+TITLES = {
+    TRAINER: f"{TRANSFORMERS.title} Trainer",
+    PURE: f"{TRANSFORMERS.title} Trainer with bfloat16 weights",
+    PLAIN: "plain loop",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,6 @@ TRAINER_BASE: Setting = {
     "schedule": "cosine",
     "warmup_steps": 20,
 }
-PURE: Setting = {"weights": "bfloat16", "autocast": "float32"}
 TRAINER_SETTINGS: dict[str, Setting] = {
     "float32": {"compile": None, "attention": "sdpa", "autocast": "float32"},
     "bfloat16 autocast, sdpa": {"compile": None, "attention": "sdpa"},
@@ -112,8 +115,11 @@ TRAINER_SETTINGS: dict[str, Setting] = {
     "compiled, eager attention, 2 x 2048 tokens": {"accumulation": 2},
     "compiled, eager attention, a dataloader worker": {"workers": 1},
     "compiled for max-autotune, eager attention": {"compile": "max-autotune-no-cudagraphs"},
-    "weights in bfloat16, compiled, sdpa": {**PURE, "attention": "sdpa"},
-    "weights in bfloat16, compiled, eager attention": PURE,
+}
+PURE_BASE = TRAINER_BASE | {"weights": "bfloat16", "autocast": "float32"}
+PURE_SETTINGS: dict[str, Setting] = {
+    "compiled, sdpa": {"attention": "sdpa"},
+    "compiled, eager attention": {},
 }
 PLAIN_BASE: Setting = {"attention": "plain", "compile": "default", "lr": 2e-3, "warmup_steps": 20}
 PLAIN_SETTINGS: dict[str, Setting] = {
@@ -122,9 +128,16 @@ PLAIN_SETTINGS: dict[str, Setting] = {
     "compiled, attention written out": {},
     "compiled for max-autotune, attention written out": {"compile": "max-autotune-no-cudagraphs"},
 }
+PEER_SETTINGS = {
+    TRAINER: (TRAINER_BASE, TRAINER_SETTINGS),
+    PURE: (PURE_BASE, PURE_SETTINGS),
+    PLAIN: (PLAIN_BASE, PLAIN_SETTINGS),
+}
 RATES = (1e-3, 2e-3, 3e-3, 5e-3)
 SCHEDULES = ("cosine", "linear")
 OURS_SETTING: Setting = {}
+OURS_COMPILED: Setting = {"compile": "on"}
+"""By itself a recipe's run is compiled only where it is long enough to pay for it."""
 
 
 def main() -> None:
@@ -180,13 +193,11 @@ class Corpus:
         """File of the windows that ours draws with this seed, in its order."""
         import numpy as np
 
-        from llm_core.data import Batches, open_tokens
+        from benchmarks.own_training import windows_of
 
         path = self.folder / f"windows-{seed}-{steps}.npy"
         if not path.exists():
-            batches = Batches(open_tokens(self.tokens, "train"), CONTEXT, BATCH, seed)
-            parts = [np.hstack((inputs, targets[:, -1:])) for inputs, targets in map(batches.__getitem__, range(steps))]
-            np.save(path, np.concatenate(parts).astype(np.uint16))
+            np.save(path, windows_of(self.tokens, CONTEXT, BATCH, seed, steps))
         return path
 
     def validation(self) -> Path:
@@ -294,7 +305,7 @@ class Side:
 
 def throughput(size: Size, corpus: Corpus, launches: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     """Tokens per second of all sides, `rounds` times `steps` steps in turn, in each of `launches` sets of processes."""
-    settings = {OURS: OURS_SETTING, TRAINER: best_setting(TRAINER, size), PLAIN: best_setting(PLAIN, size)}
+    settings = {OURS: OURS_COMPILED} | {peer: best_setting(peer, size) for peer in PEER_SETTINGS}
     parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
     matrix_rates = []
     for launch in range(launches):
@@ -325,7 +336,7 @@ def _throughput_rows(
     def row(claim: str, peer: str, unit: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
         return paired_row(f"throughput {size.name}{claim}", TITLES[peer], unit, pairs, less_is_better=False)
 
-    for peer in (TRAINER, PLAIN):
+    for peer in PEER_SETTINGS:
         for clock, unit in (("cpu_seconds", "tokens per CPU second"), ("wall_seconds", "tokens per second")):
             pairs = list(zip(rates(OURS, clock), rates(peer, clock), strict=True))
             yield row(f" beside the {peer}", peer, unit, pairs)
@@ -434,10 +445,9 @@ def time_to_loss(size: Size, corpus: Corpus, seeds: Sequence[int]) -> tuple[list
 
 
 def best_setting(name: str, size: Size) -> Setting:
-    """The setting of a peer with the most tokens per CPU second in the sweep, its weights in float32."""
+    """The setting of a peer with the most tokens per CPU second in the sweep."""
     tried = [found for found in _swept(size)["settings"] if found["side"] == name]
-    tried = [found for found in tried if found["setting"].get("weights", "float32") == "float32"]
-    base = TRAINER_BASE if name == TRAINER else PLAIN_BASE
+    base, _ = PEER_SETTINGS[name]
     best: Setting = max(tried, key=lambda found: found["tokens_per_cpu_second"])["setting"] if tried else base
     return best
 
@@ -458,10 +468,7 @@ def _swept(size: Size) -> dict[str, Any]:
 def sweep(sizes: Sequence[Size], corpus: Corpus) -> None:
     """Try what was not tried yet: all settings for speed, then rates and schedules for the loss."""
     for size in sizes:
-        for name, base, changes in (
-            (TRAINER, TRAINER_BASE, TRAINER_SETTINGS),
-            (PLAIN, PLAIN_BASE, PLAIN_SETTINGS),
-        ):
+        for name, (base, changes) in PEER_SETTINGS.items():
             for title, change in changes.items():
                 if not any((found["side"], found["title"]) == (name, title) for found in _swept(size)["settings"]):
                     _keep(size, "settings", {"side": name, "title": title, **_speed(name, size, corpus, base | change)})
