@@ -333,22 +333,25 @@ def _throughput_rows(
     def rates(name: str, clock: str) -> list[float]:
         return [part["steps"] * BATCH_TOKENS / part[clock] for part in parts[name]]
 
-    def row(claim: str, peer: str, unit: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    def row(claim: str, peer: str, unit: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+        pairs = list(zip(ours, theirs, strict=True))
         return paired_row(f"throughput {size.name}{claim}", TITLES[peer], unit, pairs, less_is_better=False)
 
     for peer in PEER_SETTINGS:
-        for clock, unit in (("cpu_seconds", "tokens per CPU second"), ("wall_seconds", "tokens per second")):
-            pairs = list(zip(rates(OURS, clock), rates(peer, clock), strict=True))
-            yield row(f" beside the {peer}", peer, unit, pairs)
-        shares = {
-            name: [
-                rate * size.flops_per_token / most
-                for rate, most in zip(rates(name, "cpu_seconds"), matrix_rates, strict=True)
-            ]
-            for name in (OURS, peer)
-        }
-        unit = f"share of the rate of a {GEMM_SIZE} x {GEMM_SIZE} bfloat16 product"
-        yield row(f", of the machine's rate, beside the {peer}", peer, unit, list(zip(*shares.values(), strict=True)))
+        for clock, how, unit in (
+            ("cpu_seconds", "", "tokens per CPU second"),
+            ("wall_seconds", ", by the clock,", "tokens per second"),
+        ):
+            yield row(f"{how} beside the {peer}", peer, unit, rates(OURS, clock), rates(peer, clock))
+    ours, theirs = (
+        [
+            rate * size.flops_per_token / most
+            for rate, most in zip(rates(name, "cpu_seconds"), matrix_rates, strict=True)
+        ]
+        for name in (OURS, TRAINER)
+    )
+    unit = f"share of the rate of a {GEMM_SIZE} x {GEMM_SIZE} bfloat16 product"
+    yield row(", of the machine's rate", TRAINER, unit, ours, theirs)
 
 
 def matrix_rate() -> float:
@@ -438,7 +441,7 @@ def time_to_loss(size: Size, corpus: Corpus, seeds: Sequence[int]) -> tuple[list
 
     rows = [
         row("", "CPU seconds", [(own.end["cpu_seconds"], peer.end["cpu_seconds"]) for own, peer in pairs]),
-        row("", "seconds", [(own.end["wall_seconds"], peer.end["wall_seconds"]) for own, peer in pairs]),
+        row(", by the clock", "seconds", [(own.end["wall_seconds"], peer.end["wall_seconds"]) for own, peer in pairs]),
         row(", start-up included", "CPU seconds", [(own.all_cpu_seconds, peer.all_cpu_seconds) for own, peer in pairs]),
     ]
     return rows, runs
