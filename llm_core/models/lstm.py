@@ -138,13 +138,12 @@ class Body(nn.Module):
     def states(self, input_ids: Tensor, segments: Tensor | None = None, cache: LstmCache | None = None) -> Tensor:
         """The last layer's states (B, T, E) at each of the ids (B, T), which stand behind what `cache` has seen."""
         x = self.dropout(self.embedding(input_ids))
-        if segments is None:
-            y, state = self._read(x, None if cache is None else cache.state)
-        else:
-            y, state = self._read_segments(x, segments, cache)
         if cache is not None:
+            y, state = self._read(x, cache.state) if segments is None else self._go_on(x, segments, cache)
             cache.state, cache.length = state, cache.length + input_ids.shape[1]
             cache.last_segments = cache.last_segments if segments is None else segments[:, -1]
+        else:
+            y = self._read(x, None)[0] if segments is None else self._read_segments(x, segments)
         if self.config.embedding_width != self.config.width:
             y = self.projection(y)
         return self.dropout(y)
@@ -161,19 +160,33 @@ class Body(nn.Module):
         assert state is not None
         return torch.cat(parts, dim=1), LstmState(*state)
 
-    def _read_segments(self, x: Tensor, segments: Tensor, cache: LstmCache | None) -> tuple[Tensor, LstmState]:
-        """The same with an empty state where the segment's number changes: each segment is a row of its own."""
-        places = positions_of(segments)  # (B, T)
-        numbers = (places == 0).flatten().cumsum(0) - 1  # (B * T), from 0 to before N
-        lengths = numbers.bincount()
+    def _read_segments(self, x: Tensor, segments: Tensor) -> Tensor:
+        """The outputs with an empty state where the segment's number changes: each segment is a row of its own.
+
+        Segments whose lengths have the same power of two above them go together, so that at most half is padding.
+        """
+        places, numbers, lengths = _segmented(segments)
+        sizes = lengths.float().log2().ceil()
+        y = x.new_empty(len(numbers), self.config.width)
+        for size in sizes.unique():
+            members = sizes == size  # (N)
+            tokens = members[numbers].nonzero()[:, 0]
+            where = (members.cumsum(0) - 1)[numbers[tokens]], places[tokens]  # row of the group, place in it
+            rows = x.new_zeros(int(members.sum()), int(lengths[members].max()), x.shape[2])
+            rows = rows.index_put(where, x.flatten(0, 1)[tokens])
+            y = y.index_put((tokens,), self.lstm(rows)[0][where])
+        return y.unflatten(0, segments.shape)
+
+    def _go_on(self, x: Tensor, segments: Tensor, cache: LstmCache) -> tuple[Tensor, LstmState]:
+        """The same behind what `cache` has seen, and each row's last state; packed, which is slower but tells those."""
+        places, numbers, lengths = _segmented(segments)
         rows = x.new_zeros(len(lengths), int(lengths.max()), x.shape[2])
-        rows = rows.index_put((numbers, places.flatten()), x.flatten(0, 1))
-        numbers = numbers.view_as(places)
-        start = None if cache is None else self._start(cache, segments[:, 0], numbers[:, 0], len(lengths))
-        packed = pack_padded_sequence(rows, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        y, state = self.lstm(packed, start)
+        rows = rows.index_put((numbers, places), x.flatten(0, 1))
+        by_row = numbers.view_as(segments)
+        start = self._start(cache, segments[:, 0], by_row[:, 0], len(lengths))
+        y, state = self.lstm(pack_padded_sequence(rows, lengths.cpu(), batch_first=True, enforce_sorted=False), start)
         outputs = pad_packed_sequence(y, batch_first=True)[0][numbers, places]
-        return outputs, LstmState(*state).of(numbers[:, -1])
+        return outputs.unflatten(0, segments.shape), LstmState(*state).of(by_row[:, -1])
 
     def _start(self, cache: LstmCache, segments: Tensor, numbers: Tensor, num_segments: int) -> LstmState:
         """The states (layers, N, C) to begin with: the cache's where a row's first segment (B) goes on, else empty."""
@@ -182,6 +195,13 @@ class Body(nn.Module):
         kept = (part * goes_on for part in cache.state)
         empty = (part.new_zeros(part.shape[0], num_segments, part.shape[2]) for part in cache.state)
         return LstmState(*(zeros.index_copy(1, numbers, part) for zeros, part in zip(empty, kept, strict=True)))
+
+
+def _segmented(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each token's place in its segment and the segment's number from 0, both (B * T); the segments' lengths (N)."""
+    places = positions_of(segments).flatten()
+    numbers = (places == 0).cumsum(0) - 1
+    return places, numbers, numbers.bincount()
 
 
 class LstmNetwork(Network):

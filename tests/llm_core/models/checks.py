@@ -48,17 +48,21 @@ def assert_close(ours: Tensor, reference: Tensor) -> None:
 
 
 def assert_recomputing_changes_nothing(model: Network, call: Call) -> None:
-    """Same logits and gradients where inner states are made again in the backward pass, dropout included."""
+    """Same logits and gradients from fewer kept tensors, where the backward pass makes inner states again."""
     model.train()
-    results = []
+    results, num_kept = [], []
     for recompute in (False, True):
         for module in model.modules():
             if hasattr(module, "recompute"):
                 module.recompute = recompute
         torch.manual_seed(1)
-        logits = call(model)
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x):
+            logits = call(model)
+        num_kept.append(len(kept))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         results.append([logits.detach(), *torch.autograd.grad(logits.square().mean(), parameters)])
+    assert num_kept[1] < num_kept[0]
     for before, after in zip(*results, strict=True):
         torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-5)
 

@@ -129,8 +129,8 @@ def test_a_cache_goes_on_with_the_last_segment_and_follows_the_beams() -> None:
     segments = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1] * 9, [1, 1, 1, 1, 1, 1, 2, 2, 2]])
     expected = model(IDS, segments=segments).logits
     cache = model.new_cache(batch_size=B, max_tokens=T)
-    first = model(IDS[:, :5], segments=segments[:, :5], cache=cache).logits
-    then = model(IDS[:, 5:8], segments=segments[:, 5:8], cache=cache).logits
+    first = model(IDS[:, :6], segments=segments[:, :6], cache=cache).logits
+    then = model(IDS[:, 6:8], segments=segments[:, 6:8], cache=cache).logits  # one row goes to its next segment
     assert_close(torch.cat((first, then), dim=1), expected[:, :8])
     rows = torch.tensor([2, 0, 1, 1])
     cache.select(rows)
