@@ -68,7 +68,8 @@ def source_mask(segments: Tensor | None, decoder_segments: Tensor | None) -> Ten
         return None
     if decoder_segments is None:
         return (segments != 0)[:, None, None, :]
-    return decoder_segments[:, None, :, None] == segments[:, None, None, :]
+    queries = decoder_segments[:, None, :, None]
+    return (queries == segments[:, None, None, :]) | (queries == 0)  # padding sees anything: nothing would give NaN
 
 
 def shift_right(ids: Tensor, start_id: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm_core.config import Model
 from llm_core.models import ModelError, build, load_pretrained, save_pretrained
-from llm_core.models.seq2seq import shift_right
+from llm_core.models.seq2seq import shift_right, source_mask
 from llm_core.models.t5 import Attention, Dense, GatedDense, T5Config, position_buckets
 from tests.llm_core.models import checks
 from tests.llm_core.models.checks import assert_close, shaken, some_ids
@@ -227,6 +227,13 @@ def test_decoders_of_different_beginnings_are_padded_on_the_left() -> None:
     first = model(IDS, DECODER_IDS[:, :5], decoder_segments=padded[:, :5], cache=cache).logits
     then = model(None, DECODER_IDS[:, 5:], cache=cache).logits
     assert_close(torch.cat((first, then), 1)[1, 2:], model(IDS[1:2], DECODER_IDS[1:2, 2:]).logits[0])
+
+
+def test_padding_in_the_decoder_always_sees_something() -> None:
+    """A softmax over nothing is NaN in its gradients too, which would spoil every weight."""
+    seen = source_mask(torch.ones(B, S, dtype=torch.int64), DECODER_MASK)
+    assert seen is not None and seen.any(dim=-1).all()
+    assert not source_mask(torch.full((B, S), 2), DECODER_MASK)[0].any()  # type: ignore[index]
 
 
 def test_calls_that_make_no_sense_are_refused() -> None:
