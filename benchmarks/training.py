@@ -169,11 +169,11 @@ def measure(sizes: Sequence[Size], corpus: Corpus, quick: bool, only: str | None
     runs: list[Run] = []
     for size in sizes:
         if only != "time":
-            launches, rounds, steps = (1, 3, 4) if quick else (3, 3, 8)
+            launches, rounds, steps = (1, 3, 3) if quick else (3, 3, 8)
             rows += throughput(size, corpus, launches, rounds, steps)
         if only != "throughput" and not (quick and size is not SIZES[0]):
             budget = replace(size, budget_steps=size.budget_steps * 2 // 5) if quick else size
-            found, tried = time_to_loss(budget, corpus, seeds=range(1 if quick else 3))
+            found, tried = time_to_loss(budget, corpus, seeds=range(1 if quick else 3), marks=2 if quick else 8)
             rows += found
             runs += tried
     if runs and not quick:
@@ -391,7 +391,7 @@ class Run:
         return self.end["cpu_seconds"] + self.start_cpu_seconds
 
 
-def train(name: str, size: Size, corpus: Corpus, steps: int, setting: Setting, seed: int, marks: int = 8) -> Run:
+def train(name: str, size: Size, corpus: Corpus, steps: int, setting: Setting, seed: int, marks: int) -> Run:
     """One side's training from start to end, validated at `marks` moments of it."""
     at = tuple(sorted({max(WARM_STEPS, round(steps * mark / marks)) for mark in range(1, marks + 1)}))
     print(f"{size.name}: {name}, {steps} steps, seed {seed}", file=sys.stderr)
@@ -417,15 +417,18 @@ def train(name: str, size: Size, corpus: Corpus, steps: int, setting: Setting, s
     return run
 
 
-def time_to_loss(size: Size, corpus: Corpus, seeds: Sequence[int]) -> tuple[list[dict[str, Any]], list[Run]]:
+def time_to_loss(
+    size: Size, corpus: Corpus, seeds: Sequence[int], marks: int
+) -> tuple[list[dict[str, Any]], list[Run]]:
     """The rows of this size, and every run: those of ours that did not get there too."""
     runs: list[Run] = []
     pairs = []
     for seed in seeds:
-        peer = train(TRAINER, size, corpus, size.budget_steps, best_setting(TRAINER, size) | best_rate(size), seed)
+        setting = best_setting(TRAINER, size) | best_rate(size)
+        peer = train(TRAINER, size, corpus, size.budget_steps, setting, seed, marks)
         runs.append(peer)
         for share in SHARES:
-            own = train(OURS, size, corpus, round(share * size.budget_steps), OURS_SETTING, seed)
+            own = train(OURS, size, corpus, round(share * size.budget_steps), OURS_SETTING, seed, marks)
             runs.append(own)
             if own.end["validation_loss"] <= peer.end["validation_loss"]:
                 pairs.append((own, peer))
