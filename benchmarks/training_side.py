@@ -98,7 +98,8 @@ class Meter:
         if self._step in self._assignment.validate_at:
             loss = validation_loss(self._model, self._assignment)
         report("step", step=self._step, cpu_seconds=cpu, wall_seconds=wall, validation_loss=loss, **_memory())
-        self._paused = tuple(p + a - b for p, a, b in zip(self._paused, seconds(), now, strict=True))
+        after = seconds()
+        self._paused = (self._paused[0] + after[0] - now[0], self._paused[1] + after[1] - now[1])
 
     def _part_done(self, steps: int) -> None:
         cpu, wall = (now - began for now, began in zip(seconds(), self._part_began, strict=True))
