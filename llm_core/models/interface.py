@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -109,3 +110,14 @@ def through(blocks: Iterable[nn.Module], x: Tensor, *context: Any, recompute: bo
     for block in blocks:
         x = checkpoint(block, x, *context, use_reentrant=False) if recompute else block(x, *context)
     return x
+
+
+def together(x: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
+    """What each projection makes of `x`; while training on a CPU by one product, which is faster than narrow ones."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return tuple(projection(x) for projection in projections)
+    weight = torch.cat([projection.weight for projection in projections])
+    biases = [projection.bias for projection in projections if projection.bias is not None]
+    assert len(biases) in (0, len(projections))
+    product = F.linear(x, weight, torch.cat(tuple(biases)) if biases else None)
+    return torch.split(product, [projection.out_features for projection in projections], dim=-1)

@@ -28,7 +28,7 @@ from llm_core.models.heads import (
     mean_of_text,
     numbered_labels,
 )
-from llm_core.models.interface import LanguageModel, Network, Output, OutputHead, through
+from llm_core.models.interface import LanguageModel, Network, Output, OutputHead, through, together
 from llm_core.models.rotary import BY_LENGTH, read_scaling, rotary_table, rotate
 
 if TYPE_CHECKING:
@@ -247,8 +247,8 @@ class Reading(NamedTuple):
 
 
 def use_fused(x: Tensor) -> bool:
-    """Whether `x` is in bfloat16 on a CPU, where torch's attention and norm are slower than plain products and sums."""
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    """Whether `x` is in bfloat16 on a CPU and nothing compiles, which would fuse the passes over memory by itself."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class RMSNorm(nn.Module):
@@ -283,7 +283,8 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        q, k, v = (proj(x).unflatten(-1, (-1, self.head_size)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        projected = together(x, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (part.unflatten(-1, (-1, self.head_size)) for part in projected)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         cos, sin, mask = reading.cos, reading.sin, reading.window_mask if self.has_window else reading.mask
@@ -308,7 +309,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.mlp_width, config.width, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_proj(x), self.up_proj(x)
+        gate, up = together(x, self.gate_proj, self.up_proj)
         return self.down_proj(fused.swiglu(gate, up) if use_fused(x) else F.silu(gate) * up)
 
 

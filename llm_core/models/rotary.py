@@ -72,7 +72,9 @@ def rotary_table(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn (B, T, heads, D) by its positions' angles, each ([B,] T, 1, D); dimension d pairs with d + D/2."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    cos, sin = cos.chunk(2, dim=-1)[0], sin.chunk(2, dim=-1)[0]
+    # Stacked and not joined end to end: the compiler makes whole vectors of the one, single numbers of the other.
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-2).flatten(-2)
 
 
 def frequencies(
