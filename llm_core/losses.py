@@ -45,8 +45,10 @@ def batch_loss(network: Network, batch: Batch, terms: LossTerms, call: Callable[
     if network.task == "embedding":
         return contrastive(logits, targets)
     if network.task == "question_answering":
-        # (N, T, 2) start and end: the mean of both, as everyone reports it.
-        return F.cross_entropy(logits.mT.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum") / 2
+        # (N, T, 2): a start and an end each, among the tokens that are text.
+        if "segments" in inputs:
+            logits = logits.masked_fill((inputs["segments"] == 0).unsqueeze(-1), float("-inf"))
+        return F.cross_entropy(logits.mT.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
@@ -92,11 +94,14 @@ def _loss_and_slope(logits: Tensor, targets: Tensor, terms: LossTerms) -> tuple[
     if terms == LossTerms():
         slope = torch.softmax(logits, dim=-1)
         hit = slope[rows, targets]
-        loss = -hit.float().log().sum()
+        # A probability that is rounded to 0 still has a finite loss, as with a log-softmax.
+        loss = -hit.float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
     else:
         log_sum = logits.logsumexp(dim=-1, keepdim=True).float()
         uniform = terms.label_smoothing / logits.shape[-1]
-        aimed = (1 - terms.label_smoothing) * logits[rows, targets].float() + uniform * logits.sum(-1).float()
+        aimed = (1 - terms.label_smoothing) * logits[rows, targets].float() + uniform * logits.sum(
+            -1, dtype=torch.float32
+        )
         loss = log_sum.sum() - aimed.sum() + terms.z_loss * log_sum.square().sum()
         slope = torch.softmax(logits, dim=-1) * (1 + 2 * terms.z_loss * log_sum).to(logits.dtype) - uniform
         hit = slope[rows, targets]

@@ -25,6 +25,8 @@ Ids = NDArray[np.int64]
 def objective_name(cfg: Train, architecture: Model) -> str:
     """The recipe's objective, or the family's own; raises ValueError for one that the family cannot learn."""
     own = FAMILY_OBJECTIVES.get(architecture.family, "causal")
+    if own == "span" and cfg.document_mask:
+        raise ValueError("train.document_mask true: spans are cut out of whole windows; set it to false")
     if cfg.objective not in ("auto", own):
         raise ValueError(f"train.objective {cfg.objective!r}: a {architecture.family} learns by {own!r} only")
     return own

@@ -132,7 +132,7 @@ class Optimizers:
             for group in part.param_groups:
                 for parameter in group["params"]:
                     state = by_name.get(self._names[parameter], {})
-                    part.state[parameter] = {key: value.clone() for key, value in state.items()}
+                    part.state[parameter] = {k: v.to(parameter.device, copy=True) for k, v in state.items()}
 
 
 def _build(groups: Mapping[str, list[nn.Parameter]], cfg: Train) -> list[torch.optim.Optimizer]:

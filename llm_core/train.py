@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -85,6 +85,8 @@ class State:
     """Why training ended before its last step: the recipe's key."""
     whole: bool = True
     """False while a step is being applied: such a state must not be saved."""
+    random: dict[str, Tensor] = field(default_factory=dict)
+    """The random generators at the last step's edge; a step that is broken off has moved them on."""
 
     VALUES = ("batch", "tokens", "left_out", "seconds", "ended")
 
@@ -93,11 +95,9 @@ class State:
         tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
         tensors |= {f"mean/{name}": tensor for name, tensor in self.mean.items()}
-        tensors["rng"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng-cuda"] = torch.cuda.get_rng_state()
+        tensors |= self.random or _random_state()
         values = {name: getattr(self, name) for name in self.VALUES}
-        return Snapshot(self.step, tensors, {**values, "curve": [asdict(point) for point in self.curve]})
+        return Snapshot(self.step, tensors, {**values, "curve": [dict(vars(point)) for point in self.curve]})
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
@@ -110,6 +110,7 @@ class State:
         torch.set_rng_state(snapshot.tensors["rng"])
         if "rng-cuda" in snapshot.tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(snapshot.tensors["rng-cuda"])
+        self.random = _random_state()
         self.step = snapshot.step
         for name in self.VALUES:
             setattr(self, name, snapshot.values[name])
@@ -147,38 +148,38 @@ def fit(
 ) -> None:
     """Train `state` up to `cfg.steps` steps, going on from the newest checkpoint if there is one.
 
-    A budget of time or cost, or patience, ends it earlier: `state.ended` names the recipe's key. SIGTERM and SIGINT are
-    answered at the next step's edge: checkpoint, then the signal goes where it would have gone; what would have killed
-    the process raises Interrupted. Raises TrainingError for a loss or gradient that is not finite, unless the recipe
-    goes on after bad steps.
+    A budget of time or cost, `stop_after` or patience ends it earlier: `state.ended` names the recipe's key. SIGTERM
+    and SIGINT are answered at the next step's edge: checkpoint, then the signal goes where it would have gone; what
+    would have killed the process raises Interrupted. Raises TrainingError for a loss or gradient that is not finite,
+    unless the recipe goes on after bad steps.
     """
-    saved = checkpoints.load_latest() if checkpoints else None
-    if saved is not None:
-        state.restore(saved)
-    working = WorkingCopy(state.model, cfg, running)
-    with _DeferredSignals() as signals:
+    with _DeferredSignals() as signals, checkpoints or nullcontext():
+        saved = checkpoints.load_latest() if checkpoints else None
+        if saved is not None:
+            state.restore(saved)
+        state.random = _random_state()
+        working = WorkingCopy(state.model, cfg, running)
         try:
             while not signals.received and not _is_over(state, cfg):
                 started = time.perf_counter()
-                try:
-                    point = _advance(state, working, cfg, batches[state.batch], validation)
-                except BadStep as problem:
-                    _leave_out(state, working, cfg, checkpoints, problem)
-                    continue
+                point = _advance_or_leave_out(state, working, cfg, batches, validation, checkpoints)
                 seconds = time.perf_counter() - started
                 state.seconds += seconds
+                if point is None:
+                    continue
                 _report(observer, point, cfg, batches.tokens_in(state.batch - 1) / seconds, speed)
                 if checkpoints and state.step % cfg.checkpoint_every == 0 and state.step < cfg.steps:
-                    checkpoints.save(state.snapshot(), wait=False, score=point.validation_loss)
+                    checkpoints.save(_good(state).snapshot(), wait=False, score=point.validation_loss)
+            if state.ended:
+                _validate_last(state, working, validation, observer)
             if checkpoints and (signals.received or state.ended):
-                checkpoints.save(state.snapshot())
+                checkpoints.save(_good(state).snapshot())
+            _good(state)
         except BaseException as stop:
             # Not an error but a request to stop, raised anywhere: keep the last step if nothing of the next is in.
             if checkpoints and state.whole and not isinstance(stop, Exception):
-                checkpoints.save(state.snapshot())
+                checkpoints.save(_good(state).snapshot())
             raise
-        if checkpoints:
-            checkpoints.wait()
     signals.deliver(state.step, resumable=checkpoints is not None)
 
 
@@ -196,14 +197,39 @@ def _is_over(state: State, cfg: Train) -> bool:
     """Whether there is no further step; notes in the state why, where it is not the last one."""
     if state.ended or state.step >= cfg.steps:
         return True
-    losses = [point.validation_loss for point in state.curve if point.validation_loss is not None]
-    if cfg.patience and len(losses) > cfg.patience and min(losses[: -cfg.patience]) <= min(losses[-cfg.patience :]):
+    if cfg.stop_after and state.step >= cfg.stop_after:
+        state.ended = "stop_after"
+    elif _has_stalled(state.curve, cfg.patience):
         state.ended = "patience"
     elif cfg.max_minutes and state.seconds >= 60 * cfg.max_minutes:
         state.ended = "max_minutes"
     elif cfg.max_cost and state.seconds / 3600 * cfg.cost_per_hour >= cfg.max_cost:
         state.ended = "max_cost"
     return bool(state.ended)
+
+
+def _has_stalled(curve: Sequence[CurvePoint], patience: int) -> bool:
+    """Whether the last `patience` validations brought no better loss."""
+    if not patience or not curve or curve[-1].validation_loss is None:
+        return False
+    losses = [point.validation_loss for point in curve if point.validation_loss is not None]
+    return len(losses) > patience and min(losses[:-patience]) <= min(losses[-patience:])
+
+
+def _advance_or_leave_out(
+    state: State,
+    working: WorkingCopy,
+    cfg: Train,
+    batches: Batches,
+    validation: Sequence[Batch],
+    checkpoints: Checkpoints | None,
+) -> CurvePoint | None:
+    """One optimizer step, or none where it is a bad one."""
+    try:
+        return _advance(state, working, cfg, batches[state.batch], validation)
+    except BadStep as problem:
+        _leave_out(state, working, cfg, checkpoints, problem)
+        return None
 
 
 def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, validation: Sequence[Batch]) -> CurvePoint:
@@ -224,18 +250,40 @@ def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, valid
     validation_loss = _validate(state, working, validation) if due else None
     point = CurvePoint(state.step, state.tokens, train_loss, validation_loss, cfg.lr * factor)
     state.curve.append(point)
+    state.random = _random_state()
     state.whole = True
     return point
 
 
 def _validate(state: State, working: WorkingCopy, validation: Sequence[Batch]) -> float | None:
     if not state.mean:
-        return working.validation_loss(validation)
-    with state.averaged():
-        working.take_weights()
         loss = working.validation_loss(validation)
-    working.take_weights()
+    else:
+        with state.averaged():
+            working.take_weights()
+            loss = working.validation_loss(validation)
+        working.take_weights()
+    if loss is not None and not math.isfinite(loss):
+        raise TrainingError(f"step {state.step}: the validation loss is {loss}; try a lower train.lr")
     return loss
+
+
+def _validate_last(state: State, working: WorkingCopy, validation: Sequence[Batch], observer: Observer) -> None:
+    """Measure what an early end leaves, as if it were the last step."""
+    if not validation or not state.curve or state.curve[-1].validation_loss is not None:
+        return
+    loss = _validate(state, working, validation)
+    state.curve[-1] = replace(state.curve[-1], validation_loss=loss)
+    if loss is not None:
+        observer.metrics(state.step, {"validation/loss": loss})
+
+
+def _good(state: State) -> State:
+    """The state, whose weights may be saved; raises TrainingError where the last update made one that is not finite."""
+    weights = [parameter.detach() for parameter in state.model.parameters()]
+    if not math.isfinite(nn.utils.get_total_norm(weights)):
+        raise TrainingError(f"step {state.step}: a weight is not finite any more; try a lower train.lr")
+    return state
 
 
 def _check_step(state: State, cfg: Train, loss: float, norm: float) -> None:
@@ -267,6 +315,7 @@ def _leave_out(
         state.seconds = seconds
     working.take_weights()
     state.left_out, state.batch = bad, bad[-1] + 1
+    state.random = _random_state()
 
 
 def _report(observer: Observer, point: CurvePoint, cfg: Train, tokens_per_second: float, speed: Speed | None) -> None:
@@ -277,6 +326,12 @@ def _report(observer: Observer, point: CurvePoint, cfg: Train, tokens_per_second
         values["validation/loss"] = point.validation_loss
     observer.metrics(point.step, values)
     observer.progress(point.step, cfg.steps, "steps")
+
+
+def _random_state() -> dict[str, Tensor]:
+    """Torch's random generators, as they go into a checkpoint."""
+    found = {"rng": torch.get_rng_state()}
+    return found | {"rng-cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else found
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -307,8 +362,13 @@ class _DeferredSignals:
             signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and callable(self._before[number]):
-            self._before[number](number, frame)
+        if self.received is not None:
+            before = self._before[number]
+            if callable(before):
+                before(number, frame)
+            else:  # the system's own: it ends the process here
+                signal.signal(number, before)
+                signal.raise_signal(number)
         self.received = number
 
     def deliver(self, step: int, resumable: bool) -> None:

@@ -61,7 +61,9 @@ class WorkingCopy:
             loss = batch_loss(self.module, part, self._terms, self._call)
             (loss / num_counted).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        return float(total) / num_counted, self._hand_over_gradients()
+            self._hand_over_gradients()
+        norm = nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
+        return float(total) / num_counted, norm
 
     @torch.no_grad()
     def take_weights(self) -> None:
@@ -82,12 +84,16 @@ class WorkingCopy:
         self.module.train()
         return total / num_counted if num_counted else None
 
-    def _hand_over_gradients(self) -> Tensor:
-        """Move the gradients to the float32 weights; gives their global norm."""
+    def _hand_over_gradients(self) -> None:
+        """Add the gradients to the float32 weights': many of one size would be lost in the sum of a lower precision."""
         for master, low in zip(self._masters, self._copies, strict=True):
-            if master is not low and low.grad is not None:
-                master.grad, low.grad = low.grad.float(), None
-        return nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
+            if master is low or low.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = low.grad.float()
+            else:
+                master.grad += low.grad
+            low.grad = None
 
 
 def pays_to_compile(choice: str, network: Network, cfg: Train) -> bool:

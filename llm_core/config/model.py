@@ -59,6 +59,8 @@ class Train(Section):
 
     steps: int = Field(default=500, ge=1)
     """Optimizer steps."""
+    stop_after: int = Field(default=0, ge=0)
+    """End after this step, on the schedule of all `steps`: how a run that a budget ended is built again; 0 does not."""
     epochs: float = Field(default=0.0, ge=0)
     """Passes over the training tokens, instead of `steps`; 0 leaves it to `steps`."""
     batch_tokens: int = Field(default=2048, ge=8)

@@ -62,7 +62,7 @@ class Memory:
     @property
     def peak(self) -> int:
         """The larger of both moments: the loss, when all activations are there, and the optimizer's step."""
-        kept = (self.working_copy or self.gradients) if self.accumulates else 0  # in the format of the backward pass
+        kept = self.gradients if self.accumulates else 0
         return self.held + max(kept + self.activations + self.output_head, self.gradients + self.update)
 
 
