@@ -34,6 +34,19 @@ def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
     assert factors[100] == 0
 
 
+def test_a_cosine_is_half_down_in_the_middle_and_ends_at_its_floor() -> None:
+    cfg = Train(steps=110, warmup_steps=10, schedule="cosine", final_lr_share=0.1)
+    factors = [rate_factor(step, cfg) for step in range(111)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == 1 and factors[60] == pytest.approx(0.55) and factors[110] == pytest.approx(0.1)
+    assert factors[35] == pytest.approx(0.1 + 0.9 * (1 + 2**-0.5) / 2)
+
+
+def test_a_constant_rate_only_warms_up() -> None:
+    cfg = Train(steps=30, warmup_steps=3, schedule="constant")
+    assert [rate_factor(step, cfg) for step in range(30)] == pytest.approx([1 / 3, 2 / 3, *[1] * 28])
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_rate_stays_positive_at_the_ends_of_the_decay_share(share: float) -> None:
     cfg = Train(steps=10, warmup_steps=0, decay_share=share)
@@ -74,7 +87,7 @@ def test_every_parameter_moves_and_a_zero_rate_moves_none(optimizer: str, tie_em
     assert not any(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adam", "sgd"])
 def test_a_restored_state_takes_the_same_next_step(optimizer: str) -> None:
     first = tiny()
     optimizers = Optimizers(first, Train(optimizer=optimizer))

@@ -42,6 +42,21 @@ def test_one_batch_of_8_is_2_of_4_and_8_of_1() -> None:
         torch.testing.assert_close(other_grads, grads, atol=1e-6, rtol=0)
 
 
+def test_many_micro_batches_lose_nothing_in_bfloat16() -> None:
+    """Gradients that are added up in bfloat16 stop growing once each is a 256th of their sum."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = []
+    for count in (300, 1):
+        network = build(SHAPE.model_copy(update={"num_layers": 1}), vocab_size=50, end_id=0, seed=1)
+        part = Batch({"input_ids": torch.tensor([[3, 1, 4]])}, torch.tensor([[1, 4, 1]]))
+        WorkingCopy(network, Train(), Running(torch.bfloat16)).gradients([part] * count)
+        found.append([p.grad for p in network.parameters() if p.grad is not None])
+    torch.set_num_threads(threads)
+    for ours, whole in zip(*found, strict=True):
+        torch.testing.assert_close(ours, whole, rtol=0.02, atol=0.02 * float(whole.abs().max()))
+
+
 def test_a_mean_of_means_would_be_seen() -> None:
     parts = uneven_batch().split(1)
     means = [WorkingCopy(tiny(), Train(), Running()).gradients([part])[0] for part in parts]
