@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,12 +82,18 @@ def circumstances(device: torch.device, dtype: torch.dtype, threads: int) -> dic
     }
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 3) -> float:
-    """Floating-point operations a second that products of large matrices reach here, the best of a few."""
-    a = torch.ones(size, size, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(repeats + 1):  # the first one warms up
+def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.1, size: int = 1024) -> float:
+    """Operations a second of a product of two matrices of `size` squared: the median over `seconds`.
+
+    What else runs on the machine slows it down, as it slows the training.
+    """
+    numbers = torch.Generator().manual_seed(0)  # the process's own random numbers are left alone
+    a = torch.randn(size, size, generator=numbers).to(device, dtype)
+    (a @ a)[0, 0].item()  # the first product also prepares the kernel
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
         started = time.perf_counter()
         (a @ a)[0, 0].item()  # waits for a GPU too
-        best = max(best, 2 * size**3 / (time.perf_counter() - started))
-    return best
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(times)

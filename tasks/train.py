@@ -15,9 +15,10 @@ from llm_core.config import Model, Train
 from llm_core.data import Batch, Batches, Objective, in_order, open_tokens
 from llm_core.devices import circumstances, computing, pick_device, pick_precision, product_rate
 from llm_core.models import build, save_pretrained
-from llm_core.models.interface import Network
+from llm_core.models.interface import LanguageModel, Network
 from llm_core.objectives import control_tokens, make_objective
-from llm_core.optim import Optimizers, parameter_roles
+from llm_core.operations import operations_of, sequences_of
+from llm_core.optim import Optimizers
 from llm_core.tokenizer.control import copy_with_control_tokens
 from llm_core.train import Speed, State, fit, write_curve
 from llm_core.working_copy import Running, compiles, pays_to_compile
@@ -41,7 +42,7 @@ def train(cfg: Train, architecture: Model, seed: int, tokens: Artifact, tokenize
         causes = {**circumstances(device, dtype, threads), "compiled": running.compile}
         state = State(model, Optimizers(model, cfg))
         checkpoints = _checkpoints(out, cfg, tokens, causes)
-        speed = Speed(operations_per_token(model), product_rate(device, dtype))
+        speed = Speed(operations_per_token(model, architecture, cfg), product_rate(device, dtype))
         validation = _validation(cfg, architecture, tokens, objective)
         fit(state, cfg, batches, validation, running, out.observer, checkpoints, speed)
     with state.averaged():
@@ -54,15 +55,10 @@ def train(cfg: Train, architecture: Model, seed: int, tokens: Artifact, tokenize
     return artifact
 
 
-def operations_per_token(model: Network) -> float:
-    """Floating-point operations of training on a token: 6 for each weight of a product (Kaplan et al., 2020).
-
-    The products of attention are left out, which makes the share of the machine's arithmetic look a little smaller.
-    """
-    roles = parameter_roles(model)
-    lookups = sum(p.numel() for name, p in model.named_parameters() if roles[name] in ("embedding", "vector"))
-    tied = 0 if "head" in roles.values() else model.config.vocab_size * getattr(model.config, "width", 0)
-    return 6.0 * (sum(p.numel() for p in model.parameters()) - lookups + tied)
+def operations_per_token(model: Network, architecture: Model, cfg: Train) -> float:
+    """Floating-point operations of training on a token of text; what `recompute` does twice counts once."""
+    assert isinstance(model, LanguageModel)  # every family was made for one of its tasks
+    return operations_of(model, architecture, sequences_of(architecture, cfg)).training / architecture.context
 
 
 def _batches(cfg: Train, architecture: Model, seed: int, tokens: Artifact, objective: Objective) -> Batches:

@@ -9,18 +9,10 @@ from typing import Any
 import torch
 
 from llm_core.config import Recipe
+from llm_core.operations import Operations, Sequences, operations_of, sequences_of
 from llm_core.plan.machines import ACCELERATORS, Machine, precision_on
 from llm_core.plan.memory import Memory, memory_of
-from llm_core.plan.network import (
-    Operations,
-    Parameters,
-    Sequences,
-    cache_bytes_per_token,
-    on_meta,
-    operations_of,
-    parameters_of,
-    sequences_of,
-)
+from llm_core.plan.network import Parameters, cache_bytes_per_token, on_meta, parameters_of
 
 PROGRAM_BYTES = 450_000_000
 """The interpreter with torch and its kernels, which a CPU's memory holds besides."""

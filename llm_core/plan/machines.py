@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from dataclasses import dataclass
 
 import psutil
 import torch
 
-from llm_core.devices import multiplies_bfloat16, pick_precision
+from llm_core.devices import multiplies_bfloat16, pick_precision, product_rate
 
 MEASURED_MFU = 0.6
 """Share of the measured rate that training reached: 0.61 at 10M parameters, 0.75 at 30M; small networks reach less."""
@@ -51,32 +49,17 @@ ACCELERATORS = {
 def this_machine(seconds: float = 0.5) -> Machine:
     """The CPU that this runs on; its rates are measured, in `seconds` together."""
     threads = len(os.sched_getaffinity(0))
-    bfloat16 = multiplies_bfloat16(torch.device("cpu"))
+    cpu = torch.device("cpu")
+    bfloat16 = multiplies_bfloat16(cpu)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        float32_rate = gemm_rate(torch.float32, seconds / 2)
-        bfloat16_rate = gemm_rate(torch.bfloat16, seconds / 2) if bfloat16 else float32_rate
+        float32_rate = product_rate(cpu, torch.float32, seconds / 2)
+        bfloat16_rate = product_rate(cpu, torch.bfloat16, seconds / 2) if bfloat16 else float32_rate
     finally:
         torch.set_num_threads(before)
     source = f"{threads} CPU threads, measured in {seconds:g} s"
     return Machine("this machine", float32_rate, bfloat16_rate, psutil.virtual_memory().total, MEASURED_MFU, source)
-
-
-def gemm_rate(dtype: torch.dtype, seconds: float, size: int = 1024) -> float:
-    """Operations a second of a product of two matrices of `size` squared: the median over `seconds`.
-
-    What else runs on the machine slows it down, as it will slow the training.
-    """
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    torch.mm(a, b)  # the first product also prepares the kernel
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        started = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(times)
 
 
 def precision_on(machine: Machine, choice: str) -> torch.dtype:

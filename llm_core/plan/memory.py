@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from llm_core.config import Model, Train
 from llm_core.losses import CHUNK_TOKENS
 from llm_core.models import LanguageModel
-from llm_core.plan.network import Sequences, hidden_matrices
+from llm_core.operations import Sequences, hidden_matrices
 
 MASTER_BYTES = 4
 """Weights, their gradients and the optimizer's moments are in float32."""

@@ -14,9 +14,10 @@ import yaml
 
 from llm_core.config import Model, Recipe, Train
 from llm_core.config.recipe import parse_recipe
+from llm_core.operations import Sequences, operations_of
 from llm_core.plan.estimate import Plan, plan_recipe
 from llm_core.plan.machines import Machine
-from llm_core.plan.network import Sequences, on_meta, operations_of
+from llm_core.plan.network import on_meta
 from llm_core.plan.scaling import Law, ScalingError, TokensPerParameter
 
 MIN_FLOPS, MAX_FLOPS = 1e12, 1e24

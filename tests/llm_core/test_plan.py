@@ -6,17 +6,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from llm_core.config import Model, Recipe, Train, load_recipe, parse_recipe, recipe_names
+from llm_core.data import Windows
+from llm_core.devices import product_rate
 from llm_core.models import FAMILIES, build
+from llm_core.objectives import make_objective
+from llm_core.operations import Sequences, operations_of, sequences_of
 from llm_core.plan import ACCELERATORS, folded, layers_of, on_meta, plan_recipe
-from llm_core.plan.machines import gemm_rate, precision_on, this_machine
+from llm_core.plan.machines import precision_on, this_machine
 from llm_core.plan.memory import activation_bytes
-from llm_core.plan.network import Sequences, cache_bytes_per_token, operations_of, parameters_of, sequences_of
+from llm_core.plan.network import cache_bytes_per_token, parameters_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LADDER = {"1m": 1e6, "10m": 1e7, "30m": 3e7, "100m": 1e8, "300m": 3e8, "1b": 1e9}
@@ -102,6 +107,15 @@ def test_what_a_sequence_becomes_follows_the_objective(
 ) -> None:
     cfg = Train.model_validate({"objective": objective, "batch_tokens": 100})
     assert sequences_of(small(family, context=100), cfg) == expected
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_counted_sequence_is_the_one_that_is_trained_on(family: str) -> None:
+    shape, cfg = small(family, context=96), Train(batch_tokens=96, mask_share=0.3)
+    batch = make_objective(cfg, shape, VOCAB, end_id=0)(Windows(np.full((2, 97), 7), None, [(0,), (1,)]))
+    with_decoder = "decoder_input_ids" in batch.inputs
+    source = batch.inputs["input_ids"].shape[1] if with_decoder else 0
+    assert sequences_of(shape, cfg) == (source, batch.targets.shape[1], batch.num_counted // 2)
 
 
 def test_a_llamas_activations_are_the_formulas() -> None:
@@ -194,7 +208,9 @@ def test_like_parameters_of_blocks_are_one_line() -> None:
 def test_a_machines_rate_is_measured_in_about_the_time_it_is_given() -> None:
     machine = this_machine(seconds=0.02)
     assert machine.float32_rate > 1e8 and machine.memory_bytes > 1e8
-    assert gemm_rate(torch.float32, 0.01, size=64) > 0
+    before = torch.get_rng_state()
+    assert product_rate(torch.device("cpu"), torch.float32, 0.01, size=64) > 0
+    assert torch.equal(torch.get_rng_state(), before)  # a training's dropout does not follow from the speed
     assert precision_on(ACCELERATORS["h100"], "auto") == torch.bfloat16
     assert precision_on(ACCELERATORS["h100"], "float32") == torch.float32
 

@@ -12,9 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Model, Recipe, Train
+from llm_core.operations import sequences_of
 from llm_core.plan import on_meta
 from llm_core.plan.memory import memory_of
-from llm_core.plan.network import sequences_of
 from tasks.train import train
 
 TINY = Model(num_layers=3, width=64, num_heads=4, num_kv_heads=4, mlp_width=192, context=64)
