@@ -37,8 +37,13 @@ def control_tokens(cfg: Train, architecture: Model) -> tuple[str, ...]:
     name = objective_name(cfg, architecture)
     if name == "span":
         num_spans = span_sizes(architecture.context, cfg.mask_share, cfg.span_tokens)[1]
-        return tuple(f"<extra_id_{number}>" for number in range(num_spans + 1))
+        return tuple(sentinel(number) for number in range(num_spans + 1))
     return (MASK,) if name == "masked" else ()
+
+
+def sentinel(number: int) -> str:
+    """What stands for a span that was cut out, numbered from 0; T5's own name of it."""
+    return f"<extra_id_{number}>"
 
 
 def make_objective(cfg: Train, architecture: Model, vocab_size: int, end_id: int) -> Objective:

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Evaluate
 from llm_core.data import MarkedShards, open_tokens
 from llm_core.devices import circumstances, computing, pick_device, pick_precision
 from llm_core.evals.baselines import unigram_bits, xz_bits
+from llm_core.evals.hiding import Hiding
 from llm_core.evals.perplexity import EvaluationError, Scoring, bits_per_byte, score_documents
 from llm_core.generate import ContextExceeded, generate
 from llm_core.models import load_pretrained
+from llm_core.models.interface import Network
 from llm_core.text.document import CleanDocument, Split
 from llm_core.text.shards import read_documents
 from llm_core.text.token_array import TABLE, token_files
@@ -40,7 +40,8 @@ def evaluate(cfg: Evaluate, seed: int, model: Artifact, tokens: Artifact, docume
     with computing(threads=0) as threads:
         network = load_pretrained(model.path).to(device)
         tokenizer = Tokenizer.load(model.path)
-        scored = _score(cfg, network, tokens, precision, out)
+        scoring = Scoring(cfg.stride, cfg.batch_windows, precision, Hiding.of(network, tokenizer))
+        scored = _score(scoring, network, tokens, out)
         samples = _samples(cfg, seed, network, tokenizer)
     texts: Callable[[Split], Iterable[bytes]] = partial(_texts, documents)
     if isinstance(open_tokens(tokens.path, "test"), MarkedShards):
@@ -59,12 +60,11 @@ def heldout_digest(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
-def _score(cfg: Evaluate, network: nn.Module, tokens: Artifact, precision: torch.dtype, out: Draft) -> pd.DataFrame:
+def _score(scoring: Scoring, network: Network, tokens: Artifact, out: Draft) -> pd.DataFrame:
     held_out = open_tokens(tokens.path, "test")
     ids = held_out[:]
     marks = held_out.marks(slice(None)) if isinstance(held_out, MarkedShards) else None
     table = pd.concat([pd.read_parquet(path) for path in token_files(tokens.path, "test", TABLE)], ignore_index=True)
-    scoring = Scoring(stride=cfg.stride, batch_windows=cfg.batch_windows, precision=precision)
     scored = score_documents(
         network, ids, table, scoring, lambda done, total: out.observer.progress(done, total, "windows"), marks
     )
@@ -108,9 +108,11 @@ def _marked_texts(tokens: Artifact, tokenizer: Tokenizer, split: Split) -> Itera
             start += size
 
 
-def _samples(cfg: Evaluate, seed: int, network: nn.Module, tokenizer: Tokenizer) -> list[dict[str, str]]:
-    """The recipe's prompts and how the model goes on."""
-    samples = []
+def _samples(cfg: Evaluate, seed: int, network: Network, tokenizer: Tokenizer) -> list[dict[str, str]]:
+    """The recipe's prompts and how the model goes on; none from a model that does not write."""
+    samples: list[dict[str, str]] = []
+    if network.task == "masked_lm":
+        return samples
     for prompt in cfg.prompts:
         ids = [tokenizer.end_id, *tokenizer.encode(prompt)]
         stop_ids = {tokenizer.end_id}

@@ -141,6 +141,7 @@ def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) 
     import pandas as pd
 
     from llm_core.devices import computing, pick_device, pick_precision
+    from llm_core.evals.hiding import Hiding
     from llm_core.evals.perplexity import Scoring, score_texts
     from llm_core.models import load_pretrained
     from llm_core.text.document import CleanDocument
@@ -154,10 +155,11 @@ def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) 
     if place.exists():
         return pd.read_parquet(place)["bits"]
     device = pick_device()
-    scoring = Scoring(cfg.stride, cfg.batch_windows, pick_precision("auto", device))
     with computing(threads=0):
-        network = load_pretrained(model.path).to(device)
-        scored = score_texts(network, Tokenizer.load(model.path), (entry.text for entry in heldout), scoring)
+        network, tokenizer = load_pretrained(model.path).to(device), Tokenizer.load(model.path)
+        precision = pick_precision("auto", device)
+        scoring = Scoring(cfg.stride, cfg.batch_windows, precision, Hiding.of(network, tokenizer))
+        scored = score_texts(network, tokenizer, (entry.text for entry in heldout), scoring)
     scored.index = pd.Index(hashes, name="sha256")
     _remember(scored, place)
     return scored["bits"]

@@ -151,9 +151,12 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
 
 
 def deploy(run: Run, decision: Entry) -> Entry:
-    """A served answer of the champion; a decision that moved nothing leaves the served champion alone."""
+    """A served answer of the champion; a decision that moved nothing leaves the served champion alone.
+
+    A champion that writes no text is registered, for who loads it by its alias; no server follows it.
+    """
     champion = run.ledger.champion(decision.line)
-    if decision.kind not in MOVES or champion is None:
+    if decision.kind not in MOVES or champion is None or not run.recipe.model.writes_text:
         return decision
     done = run.ledger.find("served", champion.hash)
     if done is not None:

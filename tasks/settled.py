@@ -24,7 +24,8 @@ def settled(ws: Workspace, recipe: Recipe) -> Summary | None:
     decision = answer(recipe.gate, version, report, ledger) if version else None
     if version is None or decision is None:
         return None
-    served = ledger.find("served", decision.hash) if decision.kind in MOVES else decision
+    is_served = decision.kind in MOVES and recipe.model.writes_text
+    served = ledger.find("served", decision.hash) if is_served else decision
     if served is None:
         return None
     effects = {"register": version, "gate": decision, "deploy": served}

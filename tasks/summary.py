@@ -108,6 +108,8 @@ def effect_row(stage: str, entry: Entry, fresh: bool, seconds: float) -> StageRo
     """The row of an effect; its digest is the ledger entry's hash."""
     if stage == "deploy" and entry.kind == "decided":
         return StageRow(stage, "left", "the version was not promoted", round(seconds, 2), entry.line, "", entry.hash)
+    if stage == "deploy" and entry.kind != "served":
+        return StageRow(stage, "left", "the model writes no text", round(seconds, 2), entry.line, "", entry.hash)
     reason = str(
         entry.body.get("reason") or entry.body.get("outcome") or f"{entry.kind} version {entry.body['version']}"
     )

@@ -37,6 +37,11 @@ class Model(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of activations that are dropped while training."""
 
+    @property
+    def writes_text(self) -> bool:
+        """Whether a model of this family answers a prompt, so that it can be served."""
+        return self.family != "bert"
+
     @model_validator(mode="after")
     def _shapes_fit(self) -> Model:
         if self.family == "lstm":

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_core.evals.hiding import Hiding
+from llm_core.losses import LossTerms, batch_loss
 from llm_core.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
@@ -43,6 +45,8 @@ class Scoring:
     """Windows of one forward pass."""
     precision: torch.dtype = torch.float32
     """bfloat16 runs the matrix products in it; probabilities are float32 in any case."""
+    hiding: Hiding | None = None
+    """For models that fill in: how tokens are hidden from them; stride and batch_windows do not matter then."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ def score_documents(
     model.eval()
     config: Any = model.config
     end_id = _check(config, ids, documents)
+    if scoring.hiding is not None:
+        return documents.assign(bits=_hidden_bits(model, ids, documents, scoring, progress))
     windows = plan_windows(documents["num_tokens"].tolist(), config.context, scoring.stride)
     padded = np.concatenate(([end_id], ids)).astype(np.int64)
     bits = np.zeros(len(documents))
@@ -83,6 +89,25 @@ def score_documents(
         progress(min(first + scoring.batch_windows, len(windows)), len(windows))
     _require_finite(bits)
     return documents.assign(bits=bits)
+
+
+@torch.inference_mode()
+def _hidden_bits(
+    model: nn.Module, ids: Ids, documents: pd.DataFrame, scoring: Scoring, progress: Callable[[int, int], None]
+) -> Floats:
+    """Bits of each document's tokens, each hidden once; (D,)."""
+    network: Any = model
+    assert scoring.hiding is not None
+    device = next(network.parameters()).device
+    bits = np.zeros(len(documents))
+    ends = documents["num_tokens"].cumsum().to_numpy()
+    for number, (end, size) in enumerate(zip(ends, documents["num_tokens"], strict=True)):
+        for batch in scoring.hiding.batches(ids[end - size : end].astype(np.int64), network.config.context):
+            with torch.autocast(device.type, dtype=scoring.precision, enabled=scoring.precision != torch.float32):
+                bits[number] += float(batch_loss(network, batch, LossTerms())) / math.log(2)
+        progress(number + 1, len(documents))
+    _require_finite(bits)
+    return bits
 
 
 def score_texts(model: nn.Module, tokenizer: Tokenizer, texts: Iterable[str], scoring: Scoring) -> pd.DataFrame:

@@ -109,6 +109,10 @@ class Tokenizer:
         """The id behind (and, as a beginning, before) every document."""
         return self.special_ids[END]
 
+    def control_id(self, name: str) -> int | None:
+        """The id of a control token of any name, such as a mask; None where the vocabulary has none."""
+        return self._saved.token_to_id(name)
+
     @property
     def dtype(self) -> Dtype:
         """The smallest unsigned integers that hold every id."""
