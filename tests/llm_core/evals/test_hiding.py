@@ -29,18 +29,19 @@ def test_every_token_is_asked_for_once_and_the_end_never(start_id: int | None) -
 
 
 def test_a_hidden_token_is_not_in_sight() -> None:
-    (batch, *_) = Hiding(first_id=52, start_id=None).batches(DOCUMENT, context=16)
+    (batch,) = Hiding(first_id=52, start_id=None).batches(DOCUMENT, context=64)
     hidden = batch.targets != IGNORED
     assert (batch.inputs["input_ids"][hidden] == 52).all()
     assert (batch.inputs["input_ids"][~hidden] != 52).all()
 
 
 def test_a_source_and_its_target_make_the_window_again() -> None:
-    for batch in Hiding(first_id=52, start_id=END).batches(DOCUMENT[:16], context=16):
+    (batch,) = Hiding(first_id=52, start_id=END).batches(DOCUMENT[:16], context=16)
+    for source, target in zip(batch.inputs["input_ids"], batch.inputs["decoder_input_ids"], strict=True):
         spans: dict[int, list[int]] = {}
-        for token in batch.inputs["decoder_input_ids"][0, 1:].tolist():
+        for token in target[1:].tolist():
             spans.setdefault(token, []) if token >= 52 else spans[max(spans)].append(token)
-        whole = [part for token in batch.inputs["input_ids"][0].tolist() for part in spans.get(token, [token])]
+        whole = [part for token in source.tolist() for part in spans.get(token, [token])]
         assert whole == DOCUMENT[:16].tolist()
 
 
