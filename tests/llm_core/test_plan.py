@@ -217,18 +217,18 @@ def test_a_machines_rate_is_measured_in_about_the_time_it_is_given() -> None:
 
 @pytest.mark.parametrize("size", LADDER)
 def test_a_rung_of_the_ladder_has_the_parameters_of_its_name(size: str) -> None:
-    recipe = load_recipe(f"ladder-{size}", CONFIGS)
+    recipe = load_recipe(f"ladder/{size}", CONFIGS)
     assert parameters_of(on_meta(recipe), recipe.model).total == pytest.approx(LADDER[size], rel=0.1)
     assert recipe.register_.line == recipe.name
 
 
 def test_the_ladder_is_complete() -> None:
-    assert {name for name in recipe_names(CONFIGS) if name.startswith("ladder-")} == {f"ladder-{n}" for n in LADDER}
+    assert {path.stem for path in (CONFIGS / "ladder").glob("*.yaml")} == set(LADDER)
 
 
 def test_the_largest_rung_fits_an_accelerator_as_it_is_and_not_in_whole_batches() -> None:
     fits = {
-        micro: plan_recipe(load_recipe("ladder-1b", CONFIGS, (micro,)), [ACCELERATORS["a100"]]).machines[0].fits
+        micro: plan_recipe(load_recipe("ladder/1b", CONFIGS, (micro,)), [ACCELERATORS["a100"]]).machines[0].fits
         for micro in ("train.micro_batch_tokens=16384", "train.micro_batch_tokens=0")
     }
     assert list(fits.values()) == [True, False]
