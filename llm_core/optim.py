@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llm_core.config import Train
 from llm_core.models.interface import Network
+from llm_core.split_tensors import here, split_like, taken_here, whole
 
 ADAM_BETAS = (0.9, 0.95)
 SGD_MOMENTUM = 0.9
@@ -39,7 +40,8 @@ def _decay(step: int, cfg: Train) -> float:
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal (Jordan et al., 2024), scaled to AdamW's update size (Liu et al., 2025).
 
-    Matrices of one shape are orthogonalised as one batch, which on a CPU is several times faster than one by one.
+    Matrices of one shape are orthogonalised as one batch, which on a CPU is several times faster than one by one. Of
+    matrices that FSDP has split, every rank does all and moves its rows.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
@@ -52,11 +54,12 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                updates = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]))
+                updates = orthogonalize(torch.stack([whole(self._momentum(p, group)) for p in parameters]))
                 size = 0.2 * max(shape) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * size)
+                    weight, change = here(parameter), taken_here(update, like=parameter)
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(change.to(weight.dtype), alpha=-group["lr"] * size)
 
     def _momentum(self, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
@@ -132,7 +135,8 @@ class Optimizers:
             for group in part.param_groups:
                 for parameter in group["params"]:
                     state = by_name.get(self._names[parameter], {})
-                    part.state[parameter] = {k: v.to(parameter.device, copy=True) for k, v in state.items()}
+                    copies = {key: value.to(parameter.device, copy=True) for key, value in state.items()}
+                    part.state[parameter] = {key: split_like(value, parameter) for key, value in copies.items()}
 
 
 def _build(groups: Mapping[str, list[nn.Parameter]], cfg: Train) -> list[torch.optim.Optimizer]:

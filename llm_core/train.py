@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-import signal
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +20,11 @@ from llm_core.config import Train
 from llm_core.data import Batch, Batches
 from llm_core.models.interface import Network
 from llm_core.optim import Optimizers, rate_factor
+from llm_core.parallel import share
+from llm_core.ranks import Alone, Ranks, together
+from llm_core.sharded import own_row, row_of_rank, split_state
+from llm_core.signals import DeferredSignals
+from llm_core.split_tensors import here, is_split, rows_here, split_like, whole
 from llm_core.working_copy import Running, WorkingCopy, micro_rows
 
 __all__ = ["CurvePoint", "Interrupted", "Speed", "State", "TrainingError", "fit", "write_curve"]
@@ -88,28 +88,48 @@ class State:
     random: dict[str, Tensor] = field(default_factory=dict)
     """The random generators at the last step's edge; a step that is broken off has moved them on."""
 
-    VALUES = ("batch", "tokens", "left_out", "seconds", "ended")
+    ranks: Ranks = field(default_factory=Alone)
+    num_ranks: list[list[int]] = field(default_factory=list)
+    """Steps after which another number of ranks went on, and that number; nothing for one process throughout."""
+
+    VALUES = ("batch", "tokens", "left_out", "seconds", "ended", "num_ranks")
 
     def snapshot(self) -> Snapshot:
         """The state as tensors and JSON values; the tensors are the live ones."""
         tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
         tensors |= {f"mean/{name}": tensor for name, tensor in self.mean.items()}
-        tensors |= self.random or _random_state()
+        random = self.random or _random_state()
         values = {name: getattr(self, name) for name in self.VALUES}
-        return Snapshot(self.step, tensors, {**values, "curve": [dict(vars(point)) for point in self.curve]})
+        values["curve"] = [dict(vars(point)) for point in self.curve]
+        if self.ranks.size == 1:
+            return Snapshot(self.step, tensors | random, values)
+        pieces, parts = split_state(tensors)
+        for name, generator in random.items():
+            pieces[name], parts[name] = row_of_rank(generator, self.ranks)
+        return Snapshot(self.step, pieces, values, parts)
+
+    def wanted(self, name: str, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
+        """What this rank holds of a tensor in a checkpoint, which any number of ranks may have saved."""
+        if name in ("rng", "rng-cuda"):
+            return own_row(shape, self.ranks)
+        kind, _, rest = name.partition("/")
+        weight = self.model.get_parameter(rest.rpartition("/")[0] if kind == "optimizer" else rest)
+        rows = rows_here(weight) if shape == tuple(weight.shape) else None
+        return () if rows is None else (rows,)
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
         """Become the saved state, bit for bit."""
         for name, parameter in self.model.named_parameters():
-            parameter.copy_(snapshot.tensors[f"weights/{name}"])
+            here(parameter).copy_(snapshot.tensors[f"weights/{name}"])
         self.optimizers.restore(_below("optimizer/", snapshot.tensors))
-        device = next(self.model.parameters()).device
-        self.mean = {name: tensor.to(device) for name, tensor in _below("mean/", snapshot.tensors).items()}
-        torch.set_rng_state(snapshot.tensors["rng"])
-        if "rng-cuda" in snapshot.tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(snapshot.tensors["rng-cuda"])
+        weights = dict(self.model.named_parameters())
+        self.mean = {
+            name: split_like(tensor.to(weights[name].device), weights[name])
+            for name, tensor in _below("mean/", snapshot.tensors).items()
+        }
+        _restore_random(snapshot)
         self.random = _random_state()
         self.step = snapshot.step
         for name in self.VALUES:
@@ -123,9 +143,19 @@ class State:
         for name, parameter in self.model.named_parameters():
             self.mean.setdefault(name, parameter.detach().clone()).lerp_(parameter, share)
 
+    def note_ranks(self) -> None:
+        """Keep how many ranks go on from here, if it is news."""
+        before = self.num_ranks[-1][1] if self.num_ranks else 1
+        if self.ranks.size != before:
+            self.num_ranks = [*self.num_ranks, [self.step, self.ranks.size]]
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The network with its running mean for weights, where it has one."""
+        if any(is_split(mean) for mean in self.mean.values()):  # FSDP keeps to its own memory
+            with self._exchanged():
+                yield
+            return
         weights = {name: parameter.data for name, parameter in self.model.named_parameters()}
         try:
             for name, parameter in self.model.named_parameters():
@@ -134,6 +164,17 @@ class State:
         finally:
             for name, parameter in self.model.named_parameters():
                 parameter.data = weights[name]
+
+    @contextmanager
+    def _exchanged(self) -> Iterator[None]:
+        pairs = [(here(p), here(self.mean[name])) for name, p in self.model.named_parameters() if name in self.mean]
+        weights = [weight.detach().clone() for weight, _ in pairs]
+        with torch.no_grad():
+            torch._foreach_copy_([weight.detach() for weight, _ in pairs], [mean for _, mean in pairs])
+            try:
+                yield
+            finally:
+                torch._foreach_copy_([weight.detach() for weight, _ in pairs], weights)
 
 
 def fit(
@@ -153,14 +194,15 @@ def fit(
     would have killed the process raises Interrupted. Raises TrainingError for a loss or gradient that is not finite,
     unless the recipe goes on after bad steps.
     """
-    with _DeferredSignals() as signals, checkpoints or nullcontext():
-        saved = checkpoints.load_latest() if checkpoints else None
+    with DeferredSignals() as signals, checkpoints or nullcontext():
+        saved = checkpoints.load_latest(state.wanted) if checkpoints else None
         if saved is not None:
             state.restore(saved)
+        state.note_ranks()
         state.random = _random_state()
         working = WorkingCopy(state.model, cfg, running)
         try:
-            while not signals.received and not _is_over(state, cfg):
+            while not (stop := _agreed_signal(state, signals)) and not _is_over(state, cfg):
                 started = time.perf_counter()
                 point = _advance_or_leave_out(state, working, cfg, batches, validation, checkpoints)
                 seconds = time.perf_counter() - started
@@ -172,12 +214,14 @@ def fit(
                     checkpoints.save(_good(state).snapshot(), wait=False, score=point.validation_loss)
             if state.ended:
                 _validate_last(state, working, validation, observer)
+            if state.ranks.size > 1:
+                signals.received = stop  # of a later one the other ranks do not know
             if checkpoints and (signals.received or state.ended):
                 checkpoints.save(_good(state).snapshot())
             _good(state)
-        except BaseException as stop:
+        except BaseException as problem:
             # Not an error but a request to stop, raised anywhere: keep the last step if nothing of the next is in.
-            if checkpoints and state.whole and not isinstance(stop, Exception):
+            if checkpoints and state.whole and state.ranks.size == 1 and not isinstance(problem, Exception):
                 checkpoints.save(_good(state).snapshot())
             raise
     signals.deliver(state.step, resumable=checkpoints is not None)
@@ -191,6 +235,15 @@ def write_curve(path: Path, curve: Sequence[CurvePoint]) -> None:
         for point in curve:
             validation = "" if point.validation_loss is None else f"{point.validation_loss:.6f}"
             writer.writerow((point.step, point.tokens, f"{point.train_loss:.6f}", validation, f"{point.lr:.6g}"))
+
+
+def _agreed_signal(state: State, signals: DeferredSignals) -> int | None:
+    """A signal that a rank received; like the time spent, on which budgets depend, it is the same on all then."""
+    if state.ranks.size == 1:
+        return signals.received
+    answers = together(state.ranks, lambda: [state.seconds, signals.received or 0])
+    state.seconds = max(seconds for seconds, _ in answers)
+    return max(number for _, number in answers) or None
 
 
 def _is_over(state: State, cfg: Train) -> bool:
@@ -235,7 +288,8 @@ def _advance_or_leave_out(
 def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, validation: Sequence[Batch]) -> CurvePoint:
     """One optimizer step; the state changes only after the loss and the gradients are known to be good."""
     factor = rate_factor(state.step, cfg)
-    train_loss, norm = working.gradients(batch.split(micro_rows(cfg, batch)))
+    parts = share(batch, state.ranks, micro_rows(cfg, batch))
+    train_loss, norm = working.gradients(parts, batch.num_counted)
     _check_step(state, cfg, train_loss, float(norm))
     state.whole = False
     nn.utils.clip_grads_with_norm_(state.model.parameters(), cfg.clip_norm, norm)
@@ -281,7 +335,7 @@ def _validate_last(state: State, working: WorkingCopy, validation: Sequence[Batc
 def _good(state: State) -> State:
     """The state, whose weights may be saved; raises TrainingError where the last update made one that is not finite."""
     weights = [parameter.detach() for parameter in state.model.parameters()]
-    if not math.isfinite(nn.utils.get_total_norm(weights)):
+    if not math.isfinite(whole(nn.utils.get_total_norm(weights))):
         raise TrainingError(f"step {state.step}: a weight is not finite any more; try a lower train.lr")
     return state
 
@@ -311,7 +365,7 @@ def _leave_out(
     goal = state.step - state.step % cfg.checkpoint_every
     if cfg.bad_steps == "rewind" and checkpoints and goal:
         seconds = state.seconds
-        state.restore(checkpoints.load(goal))
+        state.restore(checkpoints.load(goal, state.wanted))
         state.seconds = seconds
     working.take_weights()
     state.left_out, state.batch = bad, bad[-1] + 1
@@ -334,49 +388,14 @@ def _random_state() -> dict[str, Tensor]:
     return found | {"rng-cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else found
 
 
+def _restore_random(snapshot: Snapshot) -> None:
+    if "rng" not in snapshot.tensors:  # saved by fewer ranks: what follows differs from rank to rank all the same
+        torch.manual_seed(torch.initial_seed() + snapshot.step)
+        return
+    torch.set_rng_state(snapshot.tensors["rng"].flatten())
+    if "rng-cuda" in snapshot.tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(snapshot.tensors["rng-cuda"].flatten())
+
+
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-class _DeferredSignals:
-    """Holds back the first SIGTERM or SIGINT until `deliver`; a second one goes through at once.
-
-    Python runs handlers in the main thread only, so elsewhere this does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _DeferredSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None):  # ignored stays ignored; None was not set from Python
-                    self._before[number] = before
-                    signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            before = self._before[number]
-            if callable(before):
-                before(number, frame)
-            else:  # the system's own: it ends the process here
-                signal.signal(number, before)
-                signal.raise_signal(number)
-        self.received = number
-
-    def deliver(self, step: int, resumable: bool) -> None:
-        """Give a held back signal to its former handler; if that was the system's, raise Interrupted."""
-        if self.received is None:
-            return
-        before = self._before[self.received]
-        if callable(before):
-            before(self.received, sys._getframe())
-        kept = "run it again to go on from there" if resumable else "nothing was kept, since the run has no checkpoints"
-        raise Interrupted(f"{signal.Signals(self.received).name} after step {step}; {kept}")

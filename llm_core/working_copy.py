@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from llm_core.data import Batch
 from llm_core.losses import LossTerms, batch_loss
 from llm_core.models.interface import LanguageModel, Network
 from llm_core.optim import parameter_roles
+from llm_core.parallel import BatchLoss, share_gradients
+from llm_core.split_tensors import whole
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class Running:
 
     dtype: torch.dtype = torch.float32
     compile: bool = False
+    distributed: Literal["none", "ddp", "fsdp"] = "none"
+    """How ranks share the work; with fsdp the network is one whose weights are split already."""
 
 
 class WorkingCopy:
@@ -39,31 +44,49 @@ class WorkingCopy:
 
     def __init__(self, network: Network, cfg: Train, running: Running) -> None:
         self._network = network
-        low = running.dtype != torch.float32
-        self.module: Network = copy.deepcopy(network).to(running.dtype) if low else network
+        self._low = running.dtype != torch.float32 and running.distributed != "fsdp"  # which does it on its own
+        self.module: Network = copy.deepcopy(network).to(running.dtype) if self._low else network
         self.module.train()
         for part in self.module.modules():
             if hasattr(part, "recompute"):
                 setattr(part, "recompute", cfg.recompute)  # noqa: B010 - torch types attributes of modules as tensors
         self._masters: list[Tensor] = list(network.parameters())
         self._copies: list[Tensor] = list(self.module.parameters())
-        self._terms = LossTerms(cfg.label_smoothing, cfg.z_loss)
-        self._call: Callable[..., Any] | None = _compiled(self.module) if running.compile else None
+        call = _compiled(self.module) if running.compile else None
+        self._num_ranks = 1 if running.distributed == "none" else torch.distributed.get_world_size()
+        loss = BatchLoss(self.module, LossTerms(cfg.label_smoothing, cfg.z_loss), call)
+        self._shared = share_gradients(loss) if running.distributed == "ddp" else None
+        self._loss: Callable[[Batch], Tensor] = self._shared or loss
 
-    def gradients(self, parts: Sequence[Batch]) -> tuple[float, Tensor]:
+    def gradients(self, parts: Sequence[Batch], num_counted: int | None = None) -> tuple[float, Tensor]:
         """Forward and backward through micro-batches, as if they were one batch.
 
         Gives the mean loss of all counted targets in nats and the gradients' global norm, which are the masters' then.
+        Of several ranks each gives its own share of a batch, in which `num_counted` targets count, and gets the whole's
+        loss and gradients.
         """
-        num_counted = max(sum(part.num_counted for part in parts), 1)  # nothing to predict costs nothing
+        if num_counted is None:
+            num_counted = sum(part.num_counted for part in parts)
+        num_counted = max(num_counted, 1)  # nothing to predict costs nothing
         total = torch.zeros((), device=self._masters[0].device)
-        for part in parts:
-            loss = batch_loss(self.module, part, self._terms, self._call)
-            (loss / num_counted).backward()  # type: ignore[no-untyped-call]
+        for number, part in enumerate(parts, 1):
+            with self._exchange(number == len(parts)):
+                loss = self._loss(part)
+                (loss * self._num_ranks / num_counted).backward()  # ranks' gradients are averaged
             total += loss.detach()
             self._hand_over_gradients()
+        if self._num_ranks > 1:
+            torch.distributed.all_reduce(total)
         norm = nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
-        return float(total) / num_counted, norm
+        return float(total) / num_counted, whole(norm)
+
+    def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
+        """DDP may send gradients after the last micro-batch only, where they add up in float32 until then."""
+        if self._shared is None or is_last or self._low:
+            return nullcontext()
+        shared: Any = self._shared
+        waiting: AbstractContextManager[None] = shared.no_sync()
+        return waiting
 
     @torch.no_grad()
     def take_weights(self) -> None:
@@ -82,6 +105,9 @@ class WorkingCopy:
             total += float(batch_loss(self.module, batch, LossTerms()))
             num_counted += batch.num_counted
         self.module.train()
+        network: Any = self.module
+        if hasattr(network, "reshard"):
+            network.reshard()  # FSDP would keep the last weights whole for a backward pass
         return total / num_counted if num_counted else None
 
     def _hand_over_gradients(self) -> None:

@@ -1,15 +1,21 @@
-"""Train the recipe's model on the token arrays: weights and configs in the Hugging Face layout, and the loss curve."""
+"""Train the recipe's model on the token arrays: weights and configs in the Hugging Face layout, and the loss curve.
+
+With several ranks (train.ranks) the stage starts them and publishes what they made; each of them is this module, run
+by torch's launcher.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from llm_core.artifact import Artifact, Draft
+from llm_core.artifact import Artifact, Draft, Silent
 from llm_core.checkpoint import Checkpoints
 from llm_core.config import Model, Train
 from llm_core.data import Batch, Batches, Objective, in_order, open_tokens
@@ -19,15 +25,37 @@ from llm_core.models.interface import LanguageModel, Network
 from llm_core.objectives import control_tokens, make_objective
 from llm_core.operations import operations_of, sequences_of
 from llm_core.optim import Optimizers
+from llm_core.parallel import gather_weights, split_weights, threads_of_a_rank
+from llm_core.ranks import Alone, Ranks
 from llm_core.tokenizer.control import copy_with_control_tokens
 from llm_core.train import Speed, State, fit, write_curve
 from llm_core.working_copy import Running, compiles, pays_to_compile
+from tasks.launch import Fitted, launch, work_as_rank
 
+SPREAD = ("distributed", "ranks", "max_restarts")  # recipe keys
 VALIDATION_WINDOWS = 16  # windows of one validation batch: bounds memory, never changes the loss
 
 
 def train(cfg: Train, architecture: Model, seed: int, tokens: Artifact, tokenizer: Artifact, out: Draft) -> Artifact:
     """Fit the model and publish it as a model artifact; checkpoints go to the draft's scratch folder, if it has one."""
+    work = launch if cfg.ranks > 1 else fit_model
+    fitted = work(cfg, architecture, seed, tokens, tokenizer, out)
+    artifact = out.publish(fitted.stats, fitted.circumstances)
+    clear_checkpoints(out)
+    return artifact
+
+
+def fit_model(
+    cfg: Train,
+    architecture: Model,
+    seed: int,
+    tokens: Artifact,
+    tokenizer: Artifact,
+    out: Draft,
+    ranks: Ranks = Alone(),  # noqa: B008 - immutable
+    checkpoint_ranks: Ranks = Alone(),  # noqa: B008
+) -> Fitted:
+    """Train, alone or as one rank of several; rank 0 writes the model's files into the draft's folder."""
     device = pick_device()
     dtype = pick_precision(cfg.precision, device)
     vocab_size, end_id = tokens.stats["vocab_size"], tokens.stats["end_id"]
@@ -35,24 +63,46 @@ def train(cfg: Train, architecture: Model, seed: int, tokens: Artifact, tokenize
     objective = make_objective(cfg, architecture, vocab_size, end_id)
     batches = _batches(cfg, architecture, seed, tokens, objective)
     cfg = _in_steps(cfg, batches)
-    with computing(cfg.threads) as threads, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build(architecture, vocab_size + len(added), end_id, seed).to(device)
-        running = _running(cfg, model, batches, dtype, out)
+    num_threads = cfg.threads if cfg.threads or ranks.size == 1 else threads_of_a_rank()
+    with computing(num_threads) as threads, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + ranks.rank)  # what is dropped differs from rank to rank
+
+        def new_model() -> Network:
+            return build(architecture, vocab_size + len(added), end_id, seed)
+
+        model = new_model().to(device)
+        running = _running(cfg, model, batches, dtype, out, ranks)
         causes = {**circumstances(device, dtype, threads), "compiled": running.compile}
-        state = State(model, Optimizers(model, cfg))
-        checkpoints = _checkpoints(out, cfg, tokens, causes)
-        speed = Speed(operations_per_token(model, architecture, cfg), product_rate(device, dtype))
+        speed = Speed(operations_per_token(model, architecture, cfg), ranks.size * product_rate(device, dtype))
+        if running.distributed == "fsdp":
+            split_weights(model, dtype)
+        state = State(model, Optimizers(model, cfg), ranks=ranks)
+        checkpoints = _checkpoints(out, cfg, tokens, causes, checkpoint_ranks)
         validation = _validation(cfg, architecture, tokens, objective)
-        fit(state, cfg, batches, validation, running, out.observer, checkpoints, speed)
+        observer = out.observer if ranks.rank == 0 else Silent()
+        fit(state, cfg, batches, validation, running, observer, checkpoints, speed)
     with state.averaged():
-        save_pretrained(model, out.path)
-    write_curve(out.path / "loss.csv", state.curve)
-    copy_with_control_tokens(tokenizer.path, out.path, added)
-    artifact = out.publish(_stats(state), {**causes, "steps": state.step})
-    if checkpoints is not None:
-        checkpoints.clear()  # a later rebuild must train, not find the answer
-    return artifact
+        trained = gather_weights(model, new_model, ranks) if running.distributed == "fsdp" else model
+        if ranks.rank == 0 and trained is not None:
+            save_pretrained(trained, out.path)
+    if ranks.rank == 0:
+        write_curve(out.path / "loss.csv", state.curve)
+        copy_with_control_tokens(tokenizer.path, out.path, added)
+    return Fitted(_stats(state), {**causes, "steps": state.step, **_how_spread(state, running)})
+
+
+def clear_checkpoints(out: Draft) -> None:
+    """Forget the checkpoints of a model that is published: a later rebuild must train, not find the answer."""
+    if out.scratch is not None:
+        Checkpoints(out.scratch, {}, keep=1).clear()
+
+
+def _how_spread(state: State, running: Running) -> dict[str, Any]:
+    """How many ranks there were, which changes the last bits; nothing for one process."""
+    if not state.num_ranks:
+        return {}
+    always = state.num_ranks[0][0] == 0 and len(state.num_ranks) == 1
+    return {"distributed": running.distributed, "ranks": state.num_ranks[0][1] if always else state.num_ranks}
 
 
 def operations_per_token(model: Network, architecture: Model, cfg: Train) -> float:
@@ -84,21 +134,33 @@ def _in_steps(cfg: Train, batches: Batches) -> Train:
     return cfg.model_copy(update=changes)
 
 
-def _running(cfg: Train, model: Network, batches: Batches, dtype: torch.dtype, out: Draft) -> Running:
+def _running(cfg: Train, model: Network, batches: Batches, dtype: torch.dtype, out: Draft, ranks: Ranks) -> Running:
     """How the network computes; whether it compiles is tried out, and goes into the circumstances."""
-    running = Running(dtype, compile=True)
+    running = Running(dtype, distributed=cfg.distributed if ranks.size > 1 else "none")
+    if ranks.size > 1 and running.distributed == "none":
+        raise ValueError(f"train.distributed none: {ranks.size} ranks were started; set it to ddp or fsdp")
+    if running.distributed == "fsdp":
+        if cfg.compile == "on":
+            raise ValueError("train.compile on: a network that fsdp has split is not compiled here; set auto or off")
+        return running
     if not pays_to_compile(cfg.compile, model, cfg):
-        return Running(dtype)
+        return running
     if out.memo is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out.memo.parent / "compiled"))
-    return running if compiles(model, cfg, running, batches[0]) else Running(dtype)
+    works = compiles(model, cfg, Running(dtype, compile=True), batches[0])
+    return replace(running, compile=all(answer == "yes" for answer in ranks.gather("yes" if works else "no")))
 
 
-def _checkpoints(out: Draft, cfg: Train, tokens: Artifact, causes: Mapping[str, Any]) -> Checkpoints | None:
+def _checkpoints(
+    out: Draft, cfg: Train, tokens: Artifact, causes: Mapping[str, Any], ranks: Ranks
+) -> Checkpoints | None:
     if out.scratch is None:
         return None
-    identity = {"recipe": dict(out.recipe), "tokens": tokens.digest, "code": out.code, "circumstances": dict(causes)}
-    return Checkpoints(out.scratch, identity, cfg.keep_checkpoints, pin_every=cfg.checkpoint_every)
+    recipe = dict(out.recipe)
+    if "train" in recipe:  # other numbers of ranks may go on from here
+        recipe["train"] = {key: value for key, value in recipe["train"].items() if key not in SPREAD}
+    identity = {"recipe": recipe, "tokens": tokens.digest, "code": out.code, "circumstances": dict(causes)}
+    return Checkpoints(out.scratch, identity, cfg.keep_checkpoints, pin_every=cfg.checkpoint_every, ranks=ranks)
 
 
 def _validation(cfg: Train, architecture: Model, tokens: Artifact, objective: Objective) -> list[Batch]:
@@ -119,3 +181,7 @@ def _stats(state: State) -> dict[str, Any]:
         "train_loss": round(state.curve[-1].train_loss, 6),
         **{name: round(loss, 6) for name, loss in last_and_best.items()},
     }
+
+
+if __name__ == "__main__":
+    sys.exit(work_as_rank(sys.argv[1], fit_model))
