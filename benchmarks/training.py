@@ -58,8 +58,15 @@ GEMM_SIZE = 4096
 # Lengths of our runs, as shares of the Trainer's; the first that ends as low counts.
 SHARES = (0.2, 0.25, 0.33, 0.4, 0.5, 0.67, 1.0)
 
-OURS, TRAINER, PURE, PLAIN = "tidemill", "Trainer", "Trainer with bfloat16 weights", "plain loop"
-SCRIPTS = {OURS: "own_training.py", TRAINER: "peer_trainer.py", PURE: "peer_trainer.py", PLAIN: "peer_plain.py"}
+OURS, MUON = "tidemill", "tidemill with Muon"
+TRAINER, PURE, PLAIN = "Trainer", "Trainer with bfloat16 weights", "plain loop"
+SCRIPTS = {
+    OURS: "own_training.py",
+    MUON: "own_training.py",
+    TRAINER: "peer_trainer.py",
+    PURE: "peer_trainer.py",
+    PLAIN: "peer_plain.py",
+}
 TITLES = {
     TRAINER: f"{TRANSFORMERS.title} Trainer",
     PURE: f"{TRANSFORMERS.title} Trainer with bfloat16 weights",
@@ -136,8 +143,12 @@ PEER_SETTINGS = {
 RATES = (1e-3, 2e-3, 3e-3, 5e-3)
 SCHEDULES = ("cosine", "linear")
 OURS_SETTING: Setting = {}
-OURS_COMPILED: Setting = {"compile": "on"}
-"""By itself a recipe's run is compiled only where it is long enough to pay for it."""
+OURS_COMPILED: dict[str, Setting] = {
+    OURS: {"compile": "on", "optimizer": "adamw"},
+    MUON: {"compile": "on", "optimizer": "muon"},
+}
+"""By itself a recipe's run is compiled only where it is long enough to pay for it. The peers' optimizer is AdamW; Muon,
+the recipes' own choice, costs more a step and wants fewer of them."""
 
 
 def main() -> None:
@@ -260,7 +271,7 @@ class Side:
 
     def __init__(self, name: str, assignment: Assignment) -> None:
         self.name = name
-        python = sys.executable if name == OURS else str(TRANSFORMERS.python())
+        python = sys.executable if name in (OURS, MUON) else str(TRANSFORMERS.python())
         self._folder = tempfile.TemporaryDirectory()
         todo = Path(self._folder.name) / "assignment.json"
         todo.write_text(json.dumps(asdict(assignment)), encoding="utf-8")
@@ -305,7 +316,7 @@ class Side:
 
 def throughput(size: Size, corpus: Corpus, launches: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     """Tokens per second of all sides, `rounds` times `steps` steps in turn, in each of `launches` sets of processes."""
-    settings = {OURS: OURS_COMPILED} | {peer: best_setting(peer, size) for peer in PEER_SETTINGS}
+    settings = OURS_COMPILED | {peer: best_setting(peer, size) for peer in PEER_SETTINGS}
     parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
     matrix_rates = []
     for launch in range(launches):
@@ -343,6 +354,13 @@ def _throughput_rows(
             ("wall_seconds", ", by the clock,", "tokens per second"),
         ):
             yield row(f"{how} beside the {peer}", peer, unit, rates(OURS, clock), rates(peer, clock))
+    yield row(
+        " with Muon beside the Trainer",
+        TRAINER,
+        "tokens per CPU second",
+        rates(MUON, "cpu_seconds"),
+        rates(TRAINER, "cpu_seconds"),
+    )
     ours, theirs = (
         [
             rate * size.flops_per_token / most
