@@ -78,6 +78,19 @@ def test_the_trained_model_gives_the_same_logits_in_transformers(ws: Workspace, 
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+def test_an_exported_version_writes_in_transformers_own_pipeline(
+    ws: Workspace, first: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import pipeline
+
+    done = in_project(ws, "flows.cli", "export", "tiny@1", "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    writer = pipeline("text-generation", model=str(tmp_path / "out"))
+    prompt = "Fellow citizens of the Senate"
+    (answer,) = writer(prompt, max_new_tokens=8, do_sample=False)
+    assert answer["generated_text"].startswith(prompt) and len(answer["generated_text"]) > len(prompt)
+
+
 def test_a_second_run_finds_everything_up_to_date_and_makes_no_version(ws: Workspace, first: dict[str, Any]) -> None:
     before = len(Ledger(ws.home).entries()), len(flow_runs(ws))
     again = run(ws)
@@ -215,9 +228,13 @@ print(json.dumps({
     found = json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ws.root).stdout)
     assert found["losses"] == int(found["params"]["train.steps"]) == 50
     assert found["status"] == "FINISHED"
-    assert {"evaluate/bits_per_byte", "clean/kept", "data/tokens", "system/cpu_utilization_percentage"} <= set(
-        found["metrics"]
-    )
+    assert {
+        "train/mfu",
+        "evaluate/bits_per_byte",
+        "clean/kept",
+        "data/tokens",
+        "system/cpu_utilization_percentage",
+    } <= set(found["metrics"])
     assert found["reports"] == ["reports/data.html"]
     assert set(found["datasets"]) == {"collect", "clean", "tokenize"}
     assert found["datasets"]["tokenize"] == found["tags"]["dvc.out.tokenize"][:36]
