@@ -16,6 +16,7 @@ import typer
 from flows.data_cli import clean
 from flows.generate_cli import generate
 from flows.label_cli import label_app
+from flows.lr_cli import lr_find
 from flows.models_cli import export_model, import_model
 from flows.options import Json, Overrides, RecipeName, recipe_named, workspace
 from flows.plan_cli import plan
@@ -186,6 +187,7 @@ app.command()(generate)
 app.command("import")(import_model)
 app.command("export")(export_model)
 app.command()(plan)
+app.command("lr-find")(lr_find)
 
 
 @app.command()
