@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import random
 import shutil
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,19 +27,20 @@ def work(root: Path, tell: Connection) -> None:
     tell.send(train_tiny(root, "killed", Watcher(tell.send), LONG))
 
 
-def kill_until_it_ends(root: Path, rng: random.Random, at_most: int) -> tuple[str, list[tuple[int, bool]]]:
-    """Start the training and kill it at a random moment, again and again until it ends by itself.
+def run_with_a_kill(root: Path, seconds: float) -> tuple[str, tuple[int, bool] | None]:
+    """Train, killed this long after the first step, and again to the end.
 
-    Gives its weights, and of each kill the last step and whether a checkpoint was being written.
+    Gives the weights, and of the kill the last step and whether a checkpoint was being written; none where the training
+    had ended before.
     """
-    kills: list[tuple[int, bool]] = []
+    kill: tuple[int, bool] | None = None
     while True:
         hear, tell = PROCESSES.Pipe(duplex=False)
         process = PROCESSES.Process(target=work, args=(root, tell))
         process.start()
         tell.close()
         said = [hear.recv()]  # loading is over: the first step is done
-        process.join(rng.uniform(0, 0.4) if len(kills) < at_most else None)
+        process.join(seconds if kill is None else None)
         process.kill()
         process.join()
         while hear.poll():
@@ -48,30 +50,32 @@ def kill_until_it_ends(root: Path, rng: random.Random, at_most: int) -> tuple[st
                 break
         hear.close()
         if isinstance(said[-1], str):
-            return said[-1], kills
+            return said[-1], kill
         assert process.exitcode == -9, f"the training failed after step {said[-1]}"
-        kills.append((said[-1], any((root / "killed" / "checkpoints").glob(".*.draft"))))
+        kill = said[-1], any((root / "killed" / "checkpoints").glob(".*.draft"))
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.e2e), pytest.param(100, marks=pytest.mark.soak)])
-def test_a_training_killed_at_random_moments_comes_to_the_unbroken_runs_weights(tmp_path: Path, kills: int) -> None:
+def test_a_training_killed_at_a_random_moment_comes_to_the_unbroken_runs_weights(tmp_path: Path, kills: int) -> None:
     make_inputs(tmp_path)
     unbroken = train_tiny(tmp_path, "unbroken", cfg=LONG)
+    began = time.monotonic()
+    train_tiny(tmp_path, "again", cfg=LONG)
+    longest = time.monotonic() - began
     rng = random.Random(kills)
-    runs: list[list[tuple[int, bool]]] = []
-    while (left := kills - sum(map(len, runs))) > 0:
-        weights, killed = kill_until_it_ends(tmp_path, rng, left)
-        assert weights == unbroken, f"run {len(runs)}, killed after the steps {killed}"
-        runs.append(killed)
+    killed: list[tuple[int, bool]] = []
+    while len(killed) < kills:
+        weights, kill = run_with_a_kill(tmp_path, rng.uniform(0, longest))
+        assert weights == unbroken, f"run {len(killed)}, killed after {kill}"
+        killed += [kill] if kill else []
         shutil.rmtree(tmp_path / "killed")
     if kills == 100:
         facts = {
             "kills": kills,
-            "kills_while_a_checkpoint_was_written": sum(writing for run in runs for _, writing in run),
-            "runs": len(runs),
-            "runs_with_the_unbroken_weights": len(runs),
+            "kills_while_a_checkpoint_was_written": sum(writing for _, writing in killed),
+            "runs_with_the_unbroken_weights": len(killed),
             "steps": STEPS,
-            "steps_after_which_each_run_was_killed": [[step for step, _ in run] for run in runs],
+            "steps_after_which_each_run_was_killed": [step for step, _ in killed],
         }
         (ROOT / "benchmarks" / "results" / "soak-training-kills.json").write_text(json.dumps(facts, indent=1) + "\n")
