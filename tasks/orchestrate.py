@@ -35,7 +35,7 @@ from tasks.gate import gate as gate_stage
 from tasks.gate import remember_scores, score_heldout
 from tasks.ledger import MOVES, Entry, Ledger
 from tasks.lineage import Code, Records, intent, lock_md5, run_facts
-from tasks.observers import Terminal, Together
+from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.register import register as register_stage
 from tasks.services import server_of_line
@@ -173,7 +173,7 @@ class PrefectProgress:
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._state: tuple[float, str] | None = None
-        self._metrics: dict[str, float] = {}
+        self._facts = Facts()
         self._stop = threading.Event()
         context = contextvars.copy_context()  # the thread's artifacts belong to this task run
         self._thread = threading.Thread(target=lambda: context.run(self._show_until_stopped), daemon=True)
@@ -187,11 +187,11 @@ class PrefectProgress:
         self._thread.join(timeout=10)
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        facts = ", ".join(f"{name} {value:.4g}" for name, value in self._metrics.items())
-        self._state = (100.0 * done / max(total, 1), f"{done}/{total} {unit} {facts}".strip())
+        words = (f"{done}/{total} {unit}", self._facts.text(), self._facts.remaining(done, total))
+        self._state = (100.0 * done / max(total, 1), "  ".join(filter(None, words)))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._metrics.update(values)
+        self._facts.note(values)
 
     def _show_until_stopped(self) -> None:
         artifact = None
