@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from llm_core.artifact import Artifact, Draft
+from llm_core.artifact import MANIFEST, Artifact, Draft
 from llm_core.config import Model, Train
-from llm_core.models import load_pretrained
-from tasks.train import train
+from llm_core.models import build, load_pretrained
+from tasks.train import operations_per_token, train
 
 SHAPE = Model(num_layers=1, width=32, num_heads=2, num_kv_heads=1, mlp_width=48, context=16)
 CFG = Train(steps=24, batch_tokens=128, warmup_steps=4, validate_every=8, checkpoint_every=3, threads=1)
@@ -84,6 +86,56 @@ def test_a_split_too_short_to_validate_trains_without(tmp_path: Path) -> None:
         np.save(out.path / "0.validation.tokens.npy", np.zeros(0, dtype=np.uint16))
         out.publish({"vocab_size": 30, "end_id": 0})
     assert "validation_loss" not in run(tmp_path, "a").stats
+
+
+class Noting:
+    """An observer that keeps the numbers of each step."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, dict[str, float]] = {}
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        pass
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.seen.setdefault(step, {}).update(values)
+
+
+def test_the_share_of_the_machines_arithmetic_is_told_and_counts_attention(tmp_path: Path) -> None:
+    tokens, tokenizer = inputs(tmp_path)
+    noting = Noting()
+    with Draft(tmp_path / "train", kind="model", stage="train", observer=noting) as out:
+        train(CFG, SHAPE, 7, tokens, tokenizer, out)
+    assert all(0 < values["train/mfu"] < 1.5 for values in noting.seen.values()) and len(noting.seen) == 24
+    network = build(SHAPE, 30, 0, 7)
+    matrices = sum(p.numel() for n, p in network.named_parameters() if p.dim() > 1 and "embed" not in n)
+    attention = 4 * SHAPE.num_layers * SHAPE.context * SHAPE.width
+    assert operations_per_token(network, SHAPE, CFG) == 3 * (2 * matrices + attention)
+
+
+def test_a_budget_leaves_a_complete_model_that_stop_after_builds_again(tmp_path: Path) -> None:
+    inputs(tmp_path)
+    short = run(tmp_path, "a", CFG.model_copy(update={"max_minutes": 1e-9}))
+    steps = short.stats["steps"]
+    assert short.stats["ended"] == "max_minutes" and 0 < steps < 24
+    manifest = json.loads((short.path / MANIFEST).read_text())
+    assert manifest["circumstances"]["steps"] == steps
+    assert load_pretrained(short.path).config.context == 16 and short.stats["validation_loss"] > 0
+    again = run(tmp_path, "b", CFG.model_copy(update={"stop_after": steps}))
+    assert again.files == short.files
+    assert not (tmp_path / "a" / "scratch").exists()
+
+
+def test_epochs_become_steps_of_the_data(tmp_path: Path) -> None:
+    inputs(tmp_path)
+    cfg = CFG.model_copy(update={"epochs": 0.5, "validate_epochs": 0.25, "batch_warmup_steps": 4})
+    noting = Noting()
+    tokens, tokenizer = (Artifact.open(tmp_path / stage) for stage in ("tokenize", "tokenizer"))
+    with Draft(tmp_path / "train", kind="model", stage="train", observer=noting) as out:
+        artifact = train(cfg, SHAPE, 7, tokens, tokenizer, out)
+    # 248 windows an epoch, 8 a batch; the first four batches have 2, 4, 6 and 8: 4 + 104 / 8 steps are 124 windows.
+    assert artifact.stats["steps"] == 17 and artifact.stats["tokens_seen"] == 124 * 16
+    assert [step for step, values in noting.seen.items() if "validation/loss" in values] == [8, 16, 17]
 
 
 SLOWED = """
