@@ -121,6 +121,14 @@ def origin(stage: Stage, recipe: Recipe, ws: Workspace) -> Origin:
 
 def run_stage(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -> Artifact:
     """Run one stage in this workspace and publish its artifact; inputs are verified by sha256 first."""
+    inputs, draft = prepare(stage, recipe, ws, observer)
+    values = [getattr(recipe, key) for key in stage.reads]
+    with draft as out:
+        return stage.function(*values, *inputs, out)
+
+
+def prepare(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -> tuple[list[Any], Draft]:
+    """The stage's inputs, verified by sha256, and the draft that it writes into once that is entered."""
     inputs: list[Any] = [Artifact.open(ws.out / name, STAGES[name].makes) for name in stage.takes]
     if stage.name == "collect":
         inputs = [Inventory.read(ws.inventory, ws.project, ws.sources)]
@@ -140,9 +148,7 @@ def run_stage(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -
         pins=ws.tokenizers,
         refused=ws.refused / stage.name,
     )
-    values = [getattr(recipe, key) for key in stage.reads]
-    with draft as out:
-        return stage.function(*values, *inputs, out)
+    return inputs, draft
 
 
 def dvc_pipeline() -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from llm_core import train as trainer
+from llm_core import working_copy
 from llm_core.artifact import Silent
 from llm_core.checkpoint import Checkpoints
 from llm_core.config import Model, Train
@@ -23,7 +27,7 @@ from llm_core.parallel import joined, split_weights
 from llm_core.ranks import Alone, Ranks
 from llm_core.split_tensors import whole
 from llm_core.train import State, fit
-from llm_core.working_copy import Running
+from llm_core.working_copy import Running, WorkingCopy
 
 SHAPE = {"num_layers": 2, "width": 20, "num_heads": 2, "num_kv_heads": 1, "mlp_width": 25, "context": 16}
 # 5 rows a step, 2 at a time: three micro-batches alone; on two ranks two, of which the second rank's last is short.
@@ -42,10 +46,11 @@ class Plan:
     micro_rows: int = 2
     dtype: str = "float32"
     folder: str = ""
-    stop_after: int = 0
+    broken: str = ""
+    """What of the build is broken, a key of BROKEN."""
 
     def run(self, ranks: Ranks, checkpoint_ranks: Ranks) -> State:
-        cfg = Train(**{**SETTINGS, **self.train, "stop_after": self.stop_after})
+        cfg = Train(**{**SETTINGS, **self.train})
         cfg = cfg.model_copy(update={"micro_batch_tokens": self.micro_rows * 16})  # need not divide the batch
         shape = Model(**{**SHAPE, **self.model})
         objective = make_objective(cfg, shape, 30, 0)
@@ -60,8 +65,34 @@ class Plan:
         validation = list(in_order(ids.head(200), 16, 4, objective))
         where = Path(self.folder)
         kept = Checkpoints(where, {"run": 1}, keep=9, ranks=checkpoint_ranks) if self.folder else None
-        fit(state, cfg, batches, validation, Running(dtype, distributed=self.kind), Silent(), kept)
+        with broken_build(self.broken):
+            fit(state, cfg, batches, validation, Running(dtype, distributed=self.kind), Silent(), kept)
         return state
+
+
+RIGHT = WorkingCopy.gradients
+BROKEN: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "divided by the local count": (WorkingCopy, "gradients", lambda self, parts, num_counted: RIGHT(self, parts)),
+    "gradients not exchanged": (working_copy, "share_gradients", lambda loss: None),
+    "all rows on each rank": (trainer, "share", lambda batch, ranks, num_rows: batch.split(num_rows)),
+    "optimizer not restored": (Optimizers, "restore", lambda self, tensors: None),
+    "random numbers of rank 0 on all": (trainer, "own_row", lambda shape, ranks: (slice(0, 1),)),
+}
+
+
+@contextmanager
+def broken_build(name: str) -> Iterator[None]:
+    """The trainer with one thing wrong; nothing for no name."""
+    if not name:
+        yield
+        return
+    place, attribute, wrong = BROKEN[name]
+    right = getattr(place, attribute)
+    setattr(place, attribute, wrong)
+    try:
+        yield
+    finally:
+        setattr(place, attribute, right)
 
 
 def tokens() -> TokenShards:
@@ -72,18 +103,22 @@ def tokens() -> TokenShards:
 
 
 def result(state: State) -> dict[str, Any]:
-    """What is compared: the losses, and all weights in one number each."""
+    """What is compared: the losses, and what names the weights' bits."""
     weights = {name: whole(parameter.detach()) for name, parameter in state.model.named_parameters()}
     with state.averaged():
         averaged = {name: whole(parameter.detach()) for name, parameter in state.model.named_parameters()}
     return {
         "losses": [point.train_loss for point in state.curve],
         "validation": [point.validation_loss for point in state.curve if point.validation_loss is not None],
-        "weights": {name: float(weight.double().square().sum()) for name, weight in weights.items()},
-        "averaged": {name: float(weight.double().square().sum()) for name, weight in averaged.items()},
+        "weights": _sha256(weights),
+        "averaged": _sha256(averaged),
         "tokens": state.tokens,
-        "ended": state.ended,
+        "num_ranks": state.num_ranks,
     }
+
+
+def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors.values())).hexdigest()
 
 
 def run_all(plans: list[Mapping[str, Any]], ranks: Ranks, checkpoint_ranks: Ranks) -> dict[str, Any]:
