@@ -81,8 +81,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, losses: Mapping[int, float]) -> None
         number = wanted
         return read(self, wanted)
 
-    def gradients(self: WorkingCopy, parts: Any) -> tuple[float, Tensor]:
-        loss, norm = compute(self, parts)
+    def gradients(self: WorkingCopy, *arguments: Any) -> tuple[float, Tensor]:
+        loss, norm = compute(self, *arguments)
         if number not in losses:
             return loss, norm
         for master in self._masters:
@@ -269,10 +269,10 @@ def test_a_step_that_is_broken_off_leaves_no_trace_in_the_random_numbers(
     unbroken = run(cfg, dropout=0.2)
     compute, calls = WorkingCopy.gradients, 0
 
-    def broken_off(self: WorkingCopy, parts: Any) -> Any:
+    def broken_off(self: WorkingCopy, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        done = compute(self, parts)  # dropout has drawn
+        done = compute(self, *arguments)  # dropout has drawn
         if calls == step:
             raise Stop
         return done
@@ -315,9 +315,9 @@ class Ledger(Watcher):
         self.parts: list[int] = []
         compute = WorkingCopy.gradients
 
-        def gradients(working: WorkingCopy, parts: Any) -> Any:
-            self.parts = [int(i) for part in parts for i in part.inputs["input_ids"].flatten()]
-            return compute(working, parts)
+        def gradients(working: WorkingCopy, *arguments: Any) -> Any:
+            self.parts = [int(i) for part in arguments[0] for i in part.inputs["input_ids"].flatten()]
+            return compute(working, *arguments)
 
         monkeypatch.setattr(WorkingCopy, "gradients", gradients)
 
@@ -372,8 +372,8 @@ def test_a_cursor_that_is_not_saved_would_be_seen_in_the_ledger(
         run(cfg, tmp_path, at_step)
     load = Checkpoints.load_latest
 
-    def forgetful(self: Checkpoints) -> Any:
-        saved = load(self)
+    def forgetful(self: Checkpoints, *arguments: Any) -> Any:
+        saved = load(self, *arguments)
         assert saved is not None
         return replace(saved, values={**saved.values, "batch": 0})
 
