@@ -83,8 +83,6 @@ def split_weights(network: Network, dtype: torch.dtype) -> None:
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    if network.task == "embedding":
-        raise ValueError("an embedder's loss compares all texts of a batch, which fsdp would keep apart; use one rank")
     low = dtype != torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if low else MixedPrecisionPolicy()
     for block in _blocks(network):

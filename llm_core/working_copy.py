@@ -54,6 +54,8 @@ class WorkingCopy:
         self._copies: list[Tensor] = list(self.module.parameters())
         call = _compiled(self.module) if running.compile else None
         self._num_ranks = 1 if running.distributed == "none" else torch.distributed.get_world_size()
+        if self._num_ranks > 1 and network.task == "embedding":
+            raise ValueError("an embedder's loss compares all texts of a batch, which ranks keep apart; train on one")
         loss = BatchLoss(self.module, LossTerms(cfg.label_smoothing, cfg.z_loss), call)
         self._shared = share_gradients(loss) if running.distributed == "ddp" else None
         self._loss: Callable[[Batch], Tensor] = self._shared or loss

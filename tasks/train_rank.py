@@ -37,12 +37,12 @@ def _train() -> None:
     recipe = read_run_recipe(ws)
     settings = recipe.train, recipe.model, recipe.seed
     with joined() as groups, Terminal("train") as observer:
-        inputs, draft = prepare(stage, recipe, ws, observer)
+        (tokens, tokenizer), draft = prepare(stage, recipe, ws, observer)
         if groups[0].rank:
-            fit_model(*settings, *inputs, draft, *groups)  # writes nothing into the draft
+            fit_model(*settings, tokens, tokenizer, draft, *groups)  # writes nothing into the draft
             return
         with draft as out:
-            fitted = fit_model(*settings, *inputs, out, *groups)
+            fitted = fit_model(*settings, tokens, tokenizer, out, *groups)
             artifact = out.publish(fitted.stats, fitted.circumstances)
             clear_checkpoints(out)
     print(f"{artifact.path}: {artifact.kind} {artifact.digest[:12]} {dict(artifact.stats)}", file=sys.stderr)
