@@ -18,7 +18,8 @@ import torch
 from llm_core.data import IGNORED, Batch
 from llm_core.parallel import share
 from llm_core.sharded import own_row
-from llm_core.train import State
+from llm_core.signals import DeferredSignals
+from llm_core.train import State, _agreed_signal
 from tasks.processes import free_port
 from tests.llm_core.ranks_work import Plan, alone
 
@@ -188,3 +189,23 @@ def test_a_change_of_the_number_of_ranks_is_noted_once() -> None:
         state.ranks, state.step = Rank(0, size), state.step + 5
         state.note_ranks()
     assert state.num_ranks == [[5, 2], [15, 1]]
+
+
+@dataclass(frozen=True)
+class Beside(Rank):
+    """A rank beside one that says `other`."""
+
+    other: str = ""
+
+    def gather(self, message: str) -> list[str]:
+        return [message, self.other]
+
+
+def test_ranks_stop_by_the_slowest_clock_and_by_a_signal_that_any_of_them_received() -> None:
+    state = State(None, None, seconds=61.0)  # type: ignore[arg-type]
+    state.ranks = Beside(0, 2, json.dumps({"gives": [75.5, 15]}))
+    assert _agreed_signal(state, DeferredSignals()) == 15
+    assert state.seconds == 75.5
+    state.ranks = Beside(0, 2, json.dumps({"gives": [60.0, 0]}))
+    assert _agreed_signal(state, DeferredSignals()) is None
+    assert state.seconds == 75.5
