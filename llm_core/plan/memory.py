@@ -119,8 +119,9 @@ def activation_bytes(
     a time (there: full activation recomputation).
     """
     traced = torch.float32 if flash else dtype
-    one, two = (_saved_bytes(model, sequences, traced, count) for count in (1, 2))
-    saved = one + (rows - 1) * (two - one)  # what does not grow with the rows is a mask or a table
+    # A single row is left out: what is copied of several may be a view of one.
+    two, three = (_saved_bytes(model, sequences, traced, count) for count in (2, 3))
+    saved = two + (rows - 2) * (three - two)  # what does not grow with the rows is a mask or a table
     saved = saved * dtype.itemsize // traced.itemsize
     if shape.family == "lstm":
         saved += LSTM_BYTES[dtype] * rows * sequences.target * shape.num_layers * shape.width
