@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm_core.config import Model, Recipe, Train, load_recipe, parse_recipe, recipe_names
+from llm_core.config import Model, Recipe, Train, load_recipe, parse_recipe
 from llm_core.data import Windows
 from llm_core.devices import product_rate
 from llm_core.models import FAMILIES, build
