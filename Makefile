@@ -1,7 +1,7 @@
 # make run    set-up and the main job: from raw text to a served model
 # make test   set-up and the fast tests
 # make check  lint, types, layers, generated files     make e2e   whole runs, real servers, a real browser
-# make soak   long fault and load tests                make bench side by side with peers
+# make soak   long fault, load and model tests         make bench side by side with peers
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -50,10 +50,10 @@ check: setup-dev
 	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts
 
 e2e: setup-dev
-	@python -m pytest -q -m e2e $(SIDE_BY_SIDE)
+	@python -m pytest -q -m "e2e and not slow" $(SIDE_BY_SIDE)
 
 soak: setup-dev  ## hours of faults and load; results go to benchmarks/results
-	@python -m pytest -q -m soak
+	@python -m pytest -q -m "soak or slow"
 
 bench: setup-dev
 	@for claim in lifecycle cleaning tokenize night training checkpoints; do python benchmarks/$$claim.py || exit 1; done

@@ -11,9 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llm_core.closure import ROOT
 from tasks.workspace import HOME_VARIABLE, Workspace
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 CODE = (
     "flows",

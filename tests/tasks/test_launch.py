@@ -49,7 +49,7 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_killed_rank_leads_to_the_unbroken_runs_model(tmp_path: Path, kind: str) -> None:
     make_inputs(tmp_path)
     cfg, watcher, broken = changed(distributed=kind), Watcher(), Watcher(kill_rank_1(at=5))
@@ -86,7 +86,7 @@ def _circumstances(artifact: Artifact) -> dict[str, object]:
     return found
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_rank_that_cannot_be_helped_is_named_and_its_work_is_kept(tmp_path: Path) -> None:
     make_inputs(tmp_path)
     with pytest.raises(RankFailed, match="rank 1 of 2 was ended by SIGKILL; run it again to go on from the last"):
@@ -96,7 +96,7 @@ def test_a_rank_that_cannot_be_helped_is_named_and_its_work_is_kept(tmp_path: Pa
     assert min(watcher.steps) > 1 and max(watcher.steps) == 8
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_refusal_is_told_as_it_is_and_not_tried_again(tmp_path: Path) -> None:
     make_inputs(tmp_path)
     wild = dict.fromkeys(("lr", "embedding_lr", "head_lr", "norm_lr"), 1e30)
@@ -130,7 +130,7 @@ train_tiny(Path(sys.argv[1]), "a", Watcher(lambda step: print(step, flush=True))
 """
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_ranks_end_when_the_stage_is_killed(tmp_path: Path) -> None:
     make_inputs(tmp_path)
     command = [sys.executable, "-c", LONG, str(tmp_path)]
