@@ -42,7 +42,6 @@ def tiny(task: Any = "masked_lm", seed: int = 1, **keys: Any) -> Any:
 
 def reference_of(name: str, num_labels: int = 3, **keys: Any) -> Any:
     transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
     config = transformers.BertConfig(
         vocab_size=VOCAB,
         hidden_size=16,

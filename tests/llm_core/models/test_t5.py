@@ -47,7 +47,6 @@ def tiny(task: Any = "seq2seq_lm", seed: int = 1, dropout: float = 0.0) -> Any:
 
 def reference_of(name: str, **keys: Any) -> Any:
     transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
     config = transformers.T5Config(
         vocab_size=VOCAB,
         d_model=16,
