@@ -31,6 +31,7 @@ CODE = (
     ".gitignore",
     "pyproject.toml",
 )
+RECIPES = ("demo", "nightly", "small", "run")  # each one is a deployment, which takes its second
 NUM_TEXTS = 60
 TINY = """\
 # command:  tidemill run tiny
@@ -74,6 +75,9 @@ def make_project(root: Path) -> Workspace:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, target)
+    for recipe in (root / "configs").glob("*.yaml"):
+        if recipe.stem not in RECIPES:
+            recipe.unlink()
     (root / "configs" / "tiny.yaml").write_text(TINY)
     write_texts(root / "texts")
     for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "A project"]):
