@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Literal, cast, get_args
 
 import typer
 
-from flows.options import Json, workspace
+from flows.options import Json, model_folder
 
 # Written out, since the models' own list would import torch; a test keeps the two alike.
 TaskName = Literal[
@@ -57,18 +57,5 @@ def export_model(
     from flows import report
     from llm_core.models.transfer import export_model
 
-    folder = Path(model) if Path(model).is_dir() else _registered(model)
-    facts = export_model(folder, output)
+    facts = export_model(model_folder(model), output)
     report.print_facts({"output": str(output), **facts}, as_json)
-
-
-def _registered(name: str) -> Path:
-    """The folder of a registered version."""
-    line, at, number = name.rpartition("@")
-    if not at or not line or not number.isdigit():
-        raise typer.BadParameter(f"{name!r} is no folder; write a version as NAME@VERSION, for example demo@3")
-    from tasks.tracking import Tracker
-
-    tracker: Any = Tracker(workspace())
-    folder: Path = tracker.model_folder(tracker.version(line, int(number)))
-    return folder

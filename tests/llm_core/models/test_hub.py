@@ -73,7 +73,7 @@ def test_only_data_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         ("gpt2", True),
         ("a/b/c", False),
         ("./tiny", False),
-        ("/tmp/tiny", False),
+        ("/models/tiny", False),
         ("a.gguf", False),
     ],
 )
