@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from llm_core.checkpoint_shards import Part, Shape, Wanted
+from llm_core.checkpoint_shards import Part, Shape
 from llm_core.ranks import Ranks
 from llm_core.split_tensors import here, rows_here
 
@@ -32,13 +32,3 @@ def own_row(shape: Shape, ranks: Ranks) -> tuple[slice, ...] | None:
     if len(shape) == 1:
         return () if ranks.rank == 0 else None
     return (slice(ranks.rank, ranks.rank + 1),) if ranks.rank < shape[0] else None
-
-
-def wanted_like(tensors: Mapping[str, Tensor]) -> Wanted:
-    """Load the rows that this rank holds of `tensors`, and whatever is not among them as a whole."""
-
-    def wanted(name: str, shape: Shape) -> tuple[slice, ...]:
-        rows = rows_here(tensors[name]) if name in tensors else None
-        return () if rows is None else (rows,)
-
-    return wanted

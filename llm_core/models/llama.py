@@ -506,6 +506,3 @@ class LlamaModel(Decoder, Network):
 
     def initialize(self, seed: int) -> None:
         draw(self, self.config, seed)
-
-
-Llama = LlamaForCausalLM

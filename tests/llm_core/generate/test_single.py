@@ -6,20 +6,20 @@ import torch
 from llm_core.config import Model
 from llm_core.generate import ContextExceeded, NotFinite, Sampling, decode, generate
 from llm_core.models import build
-from llm_core.models.llama import Llama
+from llm_core.models.llama import LlamaForCausalLM
 
 PROMPT = [3, 1, 4, 1, 5]
 
 
 @pytest.fixture(scope="module")
-def model() -> Llama:
+def model() -> LlamaForCausalLM:
     shape = Model(num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_width=48, context=32)
     model = build(shape, vocab_size=50, end_id=0, seed=7)
-    assert isinstance(model, Llama)
+    assert isinstance(model, LlamaForCausalLM)
     return model.eval()
 
 
-def without_cache(model: Llama, ids: list[int], num: int) -> list[int]:
+def without_cache(model: LlamaForCausalLM, ids: list[int], num: int) -> list[int]:
     made: list[int] = []
     for _ in range(num):
         logits = model(torch.tensor([ids + made])).logits[0, -1]
@@ -27,43 +27,43 @@ def without_cache(model: Llama, ids: list[int], num: int) -> list[int]:
     return made
 
 
-def test_greedy_with_the_cache_is_the_argmax_of_full_forward_passes(model: Llama) -> None:
+def test_greedy_with_the_cache_is_the_argmax_of_full_forward_passes(model: LlamaForCausalLM) -> None:
     made = list(generate(model, PROMPT, max_tokens=12, temperature=0.0))
     assert made == without_cache(model, PROMPT, 12)
 
 
-def test_equal_seeds_give_equal_ids_and_other_seeds_give_others(model: Llama) -> None:
+def test_equal_seeds_give_equal_ids_and_other_seeds_give_others(model: LlamaForCausalLM) -> None:
     first, again, other = (list(generate(model, PROMPT, max_tokens=20, seed=seed)) for seed in (1, 1, 2))
     assert first == again != other
 
 
-def test_requests_that_take_turns_do_not_touch_each_others_randomness(model: Llama) -> None:
+def test_requests_that_take_turns_do_not_touch_each_others_randomness(model: LlamaForCausalLM) -> None:
     alone = [list(generate(model, PROMPT, max_tokens=10, seed=seed)) for seed in (1, 2)]
     together = list(zip(*(generate(model, PROMPT, max_tokens=10, seed=seed) for seed in (1, 2)), strict=True))
     assert [list(ids) for ids in zip(*together, strict=True)] == alone
 
 
-def test_a_stop_id_ends_the_text_and_is_not_given_out(model: Llama) -> None:
+def test_a_stop_id_ends_the_text_and_is_not_given_out(model: LlamaForCausalLM) -> None:
     made = without_cache(model, PROMPT, 8)
     stop = made[3]
     assert list(generate(model, PROMPT, max_tokens=8, temperature=0.0, stop_ids=[stop])) == made[: made.index(stop)]
 
 
-def test_the_end_of_the_context_ends_the_text(model: Llama) -> None:
+def test_the_end_of_the_context_ends_the_text(model: LlamaForCausalLM) -> None:
     assert len(list(generate(model, PROMPT, max_tokens=1000))) == 32 - len(PROMPT)
 
 
-def test_a_prompt_that_fills_the_context_is_refused_before_the_first_token(model: Llama) -> None:
+def test_a_prompt_that_fills_the_context_is_refused_before_the_first_token(model: LlamaForCausalLM) -> None:
     with pytest.raises(ContextExceeded, match="context is 32 tokens and the prompt has 32"):
         generate(model, [1] * 32, max_tokens=1)
 
 
-def test_an_empty_prompt_is_refused(model: Llama) -> None:
+def test_an_empty_prompt_is_refused(model: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="the prompt has no tokens"):
         generate(model, [], max_tokens=1)
 
 
-def test_top_k_1_and_a_tiny_top_p_are_greedy(model: Llama) -> None:
+def test_top_k_1_and_a_tiny_top_p_are_greedy(model: LlamaForCausalLM) -> None:
     greedy = without_cache(model, PROMPT, 10)
     assert list(generate(model, PROMPT, max_tokens=10, top_k=1, seed=5)) == greedy
     assert list(generate(model, PROMPT, max_tokens=10, top_p=1e-6, seed=5)) == greedy
@@ -101,7 +101,7 @@ def test_damaged_weights_raise_instead_of_giving_any_token() -> None:
         next(generate(FixedLogits(torch.tensor([0.0, float("nan")])), [0], max_tokens=1, temperature=0.0))
 
 
-def test_generating_leaves_gradients_switched_on_between_tokens(model: Llama) -> None:
+def test_generating_leaves_gradients_switched_on_between_tokens(model: LlamaForCausalLM) -> None:
     tokens = generate(model, PROMPT, max_tokens=2)
     next(tokens)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
