@@ -140,8 +140,8 @@ PEER_SETTINGS = {
     PURE: (PURE_BASE, PURE_SETTINGS),
     PLAIN: (PLAIN_BASE, PLAIN_SETTINGS),
 }
-RATES = (1e-3, 2e-3, 3e-3, 5e-3)
-SCHEDULES = ("cosine", "linear")
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 8e-3, 1.2e-2)
+FIRST_RATE = 2e-3
 OURS_SETTING: Setting = {}
 OURS_COMPILED: dict[str, Setting] = {
     OURS: {"compile": "on", "optimizer": "adamw"},
@@ -158,14 +158,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here too")
     parser.add_argument("--sweep", action="store_true", help="find the peers' best settings instead")
     parser.add_argument("--size", choices=[size.name for size in SIZES], help="only this one")
-    parser.add_argument("--only", choices=["throughput", "time"], help="only this claim")
+    parser.add_argument("--only", choices=["throughput", "time"], help="only this claim, or what it needs of the sweep")
     options = parser.parse_args()
     os.environ |= ENVIRONMENT
     sizes = [size for size in SIZES if options.size in (None, size.name)]
     with tempfile.TemporaryDirectory() as name:
         corpus = Corpus(Path(name))
         if options.sweep:
-            sweep(sizes, corpus)
+            sweep(sizes, corpus, options.only)
             return
         rows = measure(sizes, corpus, options.quick, options.only)
     text = json.dumps(rows, indent=1)
@@ -489,20 +489,38 @@ def _swept(size: Size) -> dict[str, Any]:
     return found
 
 
-def sweep(sizes: Sequence[Size], corpus: Corpus) -> None:
+def sweep(sizes: Sequence[Size], corpus: Corpus, only: str | None) -> None:
     """Try what was not tried yet: all settings for speed, then rates and schedules for the loss."""
-    for size in sizes:
-        for name, (base, changes) in PEER_SETTINGS.items():
-            for title, change in changes.items():
-                if not any((found["side"], found["title"]) == (name, title) for found in _swept(size)["settings"]):
-                    _keep(size, "settings", {"side": name, "title": title, **_speed(name, size, corpus, base | change)})
-        for schedule in SCHEDULES:
-            for lr in RATES:
-                if not any((found["lr"], found["schedule"]) == (lr, schedule) for found in _swept(size)["rates"]):
-                    setting = best_setting(TRAINER, size) | {"lr": lr, "schedule": schedule}
-                    run = train(TRAINER, size, corpus, size.budget_steps, setting, seed=0, marks=1)
-                    loss = run.end["validation_loss"]
-                    _keep(size, "rates", {"lr": lr, "schedule": schedule, "validation_loss": loss})
+    if only != "time":
+        for size in sizes:
+            for name, (base, changes) in PEER_SETTINGS.items():
+                for title, change in changes.items():
+                    if not any((found["side"], found["title"]) == (name, title) for found in _swept(size)["settings"]):
+                        speed = _speed(name, size, corpus, base | change)
+                        _keep(size, "settings", {"side": name, "title": title, **speed})
+    if only != "throughput":
+        for size in sizes:
+            while (lr := _rate_to_try(size)) is not None:
+                _try_rate(size, corpus, lr, "cosine")
+            if not _losses(size, "linear"):
+                _try_rate(size, corpus, best_rate(size)["lr"], "linear")
+
+
+def _rate_to_try(size: Size) -> float | None:
+    """The best rate's neighbours among `RATES`, until both were tried."""
+    losses = _losses(size, "cosine")
+    place = RATES.index(min(losses, key=losses.__getitem__, default=FIRST_RATE))
+    return next((lr for lr in RATES[max(0, place - 1) : place + 2] if lr not in losses), None)
+
+
+def _losses(size: Size, schedule: str) -> dict[float, float]:
+    return {found["lr"]: found["validation_loss"] for found in _swept(size)["rates"] if found["schedule"] == schedule}
+
+
+def _try_rate(size: Size, corpus: Corpus, lr: float, schedule: str) -> None:
+    setting = best_setting(TRAINER, size) | {"lr": lr, "schedule": schedule}
+    run = train(TRAINER, size, corpus, size.budget_steps, setting, seed=0, marks=1)
+    _keep(size, "rates", {"lr": lr, "schedule": schedule, "validation_loss": run.end["validation_loss"]})
 
 
 def _speed(name: str, size: Size, corpus: Corpus, setting: Setting) -> dict[str, Any]:
