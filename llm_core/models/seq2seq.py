@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_core.models.cache import KeyValueCache
 
@@ -41,6 +41,57 @@ class Seq2SeqCache(KeyValueCache):
         self.source = [(keys[rows], values[rows]) for keys, values in self.source]
         if self.source_segments is not None:
             self.source_segments = self.source_segments[rows]
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder-decoder's call, put together from three parts that each family has its own way of."""
+
+    def encode(self, input_ids: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The encoder's states (B, S, C)."""
+        raise NotImplementedError
+
+    def source_keys_values(self, source: Tensor) -> list[tuple[Tensor, ...]]:
+        """What each decoder block looks up in the encoded source (B, S, C): keys and values (B, H, S, D)."""
+        raise NotImplementedError
+
+    def decode(
+        self,
+        ids: Tensor,
+        start: int,
+        segments: Tensor | None,
+        source: Tensor | None,
+        seen: Tensor | None,
+        cache: Seq2SeqCache | None,
+    ) -> Tensor:
+        """The decoder's states (B, T, C) of the ids (B, T), which are the places from `start` on.
+
+        `segments` (B, start + T) begin at place 0. The `source` stays in the cache where there is one; `seen` is the
+        mask of `source_mask`.
+        """
+        raise NotImplementedError
+
+    def states(
+        self,
+        input_ids: Tensor | None,
+        decoder_input_ids: Tensor,
+        segments: Tensor | None = None,
+        decoder_segments: Tensor | None = None,
+        cache: Seq2SeqCache | None = None,
+    ) -> Tensor:
+        """The decoder's states (B, T, C); the call is that of this module's head."""
+        check_call(input_ids, decoder_input_ids, cache)
+        source = None if input_ids is None else self.encode(input_ids, segments)
+        start, length = 0, decoder_input_ids.shape[1]
+        if cache is not None:
+            if source is not None:
+                cache.read(self.source_keys_values(source), segments)
+            segments, start = cache.source_segments, cache.length
+            decoder_segments = cache.note(length, decoder_segments)
+        seen = source_mask(segments, None if decoder_segments is None else decoder_segments[:, start:])
+        x = self.decode(decoder_input_ids, start, decoder_segments, source, seen, cache)
+        if cache is not None:
+            cache.length = start + length
+        return x
 
 
 def check_call(input_ids: Tensor | None, decoder_input_ids: Tensor, cache: Seq2SeqCache | None) -> None:

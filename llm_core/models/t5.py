@@ -23,7 +23,7 @@ from llm_core.models.attention import attend, combine, same_segment
 from llm_core.models.heads import DEFAULT_LABELS, labels_from_json, labels_to_json, mean_of_text, numbered_labels
 from llm_core.models.interface import LanguageModel, Network, Output, OutputHead, through
 from llm_core.models.llama import RMSNorm
-from llm_core.models.seq2seq import Seq2SeqCache, check_call, shift_right, source_mask
+from llm_core.models.seq2seq import EncoderDecoder, Seq2SeqCache, shift_right
 
 FEED_FORWARDS = {"relu": False, "gated-gelu": True}
 
@@ -326,7 +326,7 @@ class Stack(nn.Module):
         return bias if segments is None else combine(same_segment(segments[:, start:], segments), bias)
 
 
-class Body(nn.Module):
+class Body(EncoderDecoder):
     """Embedding, encoder and, where it `decodes`, decoder."""
 
     def __init__(self, config: T5Config, decodes: bool = True) -> None:
@@ -341,30 +341,23 @@ class Body(nn.Module):
         """The encoder's states (B, S, C)."""
         return self.encoder(self.shared(input_ids), self.encoder.mask(input_ids.shape[1], 0, segments))
 
-    def states(
+    def source_keys_values(self, source: Tensor) -> list[tuple[Tensor, ...]]:
+        """What each decoder block looks up in the encoded source (B, S, C): keys and values (B, H, S, D)."""
+        blocks: Any = self.decoder.block
+        return [block.layer[1].EncDecAttention.keys_values(source) for block in blocks]
+
+    def decode(
         self,
-        input_ids: Tensor | None,
-        decoder_input_ids: Tensor,
-        segments: Tensor | None = None,
-        decoder_segments: Tensor | None = None,
-        cache: Seq2SeqCache | None = None,
+        ids: Tensor,
+        start: int,
+        segments: Tensor | None,
+        source: Tensor | None,
+        seen: Tensor | None,
+        cache: Seq2SeqCache | None,
     ) -> Tensor:
-        """The decoder's states (B, T, C); as ``seq2seq.py`` describes the call."""
-        check_call(input_ids, decoder_input_ids, cache)
-        source = None if input_ids is None else self.encode(input_ids, segments)
-        start, length = 0, decoder_input_ids.shape[1]
-        if cache is not None:
-            if source is not None:
-                blocks: Any = self.decoder.block
-                cache.read([block.layer[1].EncDecAttention.keys_values(source) for block in blocks], segments)
-            segments, start = cache.source_segments, cache.length
-            decoder_segments = cache.note(length, decoder_segments)
-        mask = self.decoder.mask(length, start, decoder_segments)
-        seen = source_mask(segments, None if decoder_segments is None else decoder_segments[:, start:])
-        x = self.decoder(self.shared(decoder_input_ids), mask, source, seen, cache)
-        if cache is not None:
-            cache.length = start + length
-        return x
+        """The decoder's states (B, T, C); the arguments are those of ``seq2seq.py``."""
+        mask = self.decoder.mask(ids.shape[1], start, segments)
+        return self.decoder(self.shared(ids), mask, source, seen, cache)
 
 
 class T5Network(Network):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from llm_core.config import Model
 from llm_core.models.attention import attend, positions_of, same_segment
 from llm_core.models.interface import LanguageModel, OutputHead, through
-from llm_core.models.seq2seq import Seq2SeqCache, check_call, source_mask
+from llm_core.models.seq2seq import EncoderDecoder, Seq2SeqCache
 
 MODEL_TYPE = "tidemill-transformer"
 
@@ -210,13 +210,8 @@ class Body(nn.Module):
         self.encoder = Stack(config, decodes=False)
         self.decoder = Stack(config, decodes=True)
 
-    def source_keys_values(self, source: Tensor) -> list[tuple[Tensor, ...]]:
-        """What each decoder block looks up in the encoded source (B, S, C): keys and values (B, H, S, D)."""
-        blocks: Any = self.decoder.layers
-        return [block.multihead_attn.project(source, 1, 3) for block in blocks]
 
-
-class TransformerForSeq2SeqLM(LanguageModel):
+class TransformerForSeq2SeqLM(EncoderDecoder, LanguageModel):
     """The language model over pairs: ``model(input_ids, decoder_input_ids).logits``, with an optional cache."""
 
     architecture = "TransformerForSeq2SeqLM"
@@ -257,32 +252,24 @@ class TransformerForSeq2SeqLM(LanguageModel):
         """The decoder's states (B, T, C); the arguments are those of `states`."""
         return self.states(*ids, **inputs)
 
-    def states(
+    def source_keys_values(self, source: Tensor) -> list[tuple[Tensor, ...]]:
+        """What each decoder block looks up in the encoded source (B, S, C): keys and values (B, H, S, D)."""
+        blocks: Any = self.transformer.decoder.layers
+        return [block.multihead_attn.project(source, 1, 3) for block in blocks]
+
+    def decode(
         self,
-        input_ids: Tensor | None,
-        decoder_input_ids: Tensor,
-        segments: Tensor | None = None,
-        decoder_segments: Tensor | None = None,
-        cache: Seq2SeqCache | None = None,
+        ids: Tensor,
+        start: int,
+        segments: Tensor | None,
+        source: Tensor | None,
+        seen: Tensor | None,
+        cache: Seq2SeqCache | None,
     ) -> Tensor:
-        """The decoder's states (B, T, C); as ``seq2seq.py`` describes the call."""
-        check_call(input_ids, decoder_input_ids, cache)
-        source = None if input_ids is None else self.encode(input_ids, segments)
-        start, length = 0, decoder_input_ids.shape[1]
-        if cache is not None:
-            if source is not None:
-                cache.read(self.transformer.source_keys_values(source), segments)
-            segments, start = cache.source_segments, cache.length
-            decoder_segments = cache.note(length, decoder_segments)
-        x = self.embed(decoder_input_ids, decoder_segments, start)
-        queries = mask = None
-        if decoder_segments is not None:
-            queries = decoder_segments[:, start:]
-            mask = same_segment(queries, decoder_segments)
-        x = self.transformer.decoder(x, mask, source, source_mask(segments, queries), cache)
-        if cache is not None:
-            cache.length = start + length
-        return x
+        """The decoder's states (B, T, C); the arguments are those of ``seq2seq.py``."""
+        mask = None if segments is None else same_segment(segments[:, start:], segments)
+        x = self.embed(ids, segments, start)
+        return self.transformer.decoder(x, mask, source, seen, cache)
 
     def output_head(self) -> OutputHead:
         """The live weight of the last product."""
