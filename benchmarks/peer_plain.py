@@ -131,8 +131,10 @@ class Model(nn.Module):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (B, H, T, D) turned by the angles of its positions."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x.dtype)
+    half = x.shape[-1] // 2
+    # In slices: of halves made by chunk() torch 2.13 compiles a backward pass whose gradients are NaN.
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
 
 
 def main() -> None:

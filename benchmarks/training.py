@@ -22,6 +22,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 import json
+import math
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -526,8 +527,10 @@ def _try_rate(size: Size, corpus: Corpus, lr: float, schedule: str) -> None:
 def _speed(name: str, size: Size, corpus: Corpus, setting: Setting) -> dict[str, Any]:
     print(f"{size.name}: {name} {setting}", file=sys.stderr)
     steps = WARM_STEPS + (12 if size is SIZES[0] else 8)
-    with Side(name, corpus.assignment(size, steps, setting)) as side:
+    with Side(name, corpus.assignment(size, steps, setting, validate_at=(steps,))) as side:
         first, last = (report for report in side.reports() if report["report"] == "step")
+    if not math.isfinite(last["validation_loss"]):
+        raise RuntimeError(f"{name} with {setting} learns nothing: its loss is {last['validation_loss']}")
     tokens = (last["step"] - first["step"]) * BATCH_TOKENS
     return {
         "setting": setting,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # A run pays for compiling (about a minute of a core) from this many operations on; below it is slower as a whole.
 WORTH_COMPILING = 1e14
+ALIKE = 0.2  # relative difference of loss or gradients that rounding and dropout may make; a wrong kernel makes more
 
 
 @dataclass(frozen=True)
@@ -138,19 +140,36 @@ def pays_to_compile(choice: str, network: Network, cfg: Train) -> bool:
 
 
 def compiles(network: Network, cfg: Train, running: Running, batch: Batch) -> bool:
-    """Whether the network compiles and runs on such a batch; what is in the way is logged, not raised.
+    """Whether the network compiles and learns the same then from such a batch; if not, that is logged, not raised.
 
-    The kernels are kept in the compiler's cache, so that training itself starts at once.
+    A compiler may fail, and it may give wrong numbers: gradients that are NaN in one network and not in the next. The
+    kernels are kept in the compiler's cache, so that training itself starts at once.
     """
-    trial = copy.deepcopy(network)
+    parts = batch.split(micro_rows(cfg, batch))
     with torch.random.fork_rng(devices=[]):
+        plain = _trial(network, cfg, replace(running, compile=False), parts)
         try:
-            WorkingCopy(trial, cfg, running).gradients(batch.split(micro_rows(cfg, batch)))
+            compiled = _trial(network, cfg, running, parts)
         except Exception as problem:  # whatever the compiler or the C++ compiler behind it fails with
             reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
             log.warning("the network does not compile here, so it is trained as it is (slower): %s", reason)
             return False
+    for what, found, wanted in zip(("loss", "gradient's norm"), compiled, plain, strict=True):
+        if not math.isclose(found, wanted, rel_tol=ALIKE):
+            log.warning(
+                "compiled, the network's %s is %s instead of %s, so it is trained as it is (slower)",
+                what,
+                found,
+                wanted,
+            )
+            return False
     return True
+
+
+def _trial(network: Network, cfg: Train, running: Running, parts: Sequence[Batch]) -> tuple[float, float]:
+    """The loss and the gradients' norm of a copy of the network."""
+    loss, norm = WorkingCopy(copy.deepcopy(network), cfg, running).gradients(parts)
+    return loss, float(norm)
 
 
 def micro_rows(cfg: Train, batch: Batch) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -122,3 +124,20 @@ def test_what_does_not_compile_is_trained_as_it_is(
     assert not compiles(network, Train(), Running(compile=True), uneven_batch())
     assert "does not compile here, so it is trained as it is (slower): no C++ compiler found" in caplog.text
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), 3.0])
+def test_what_compiles_to_wrong_numbers_is_trained_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, factor: float
+) -> None:
+    def wrong(call: Any, **options: object) -> Any:
+        return lambda *args, **inputs: factor * call(*args, **inputs)
+
+    monkeypatch.setattr(working_copy.torch, "compile", wrong)
+    assert not compiles(tiny(), Train(), Running(compile=True), uneven_batch())
+    assert "instead of 4.3" in caplog.text and "trained as it is" in caplog.text
+
+
+def test_what_compiles_to_the_same_numbers_is_trained_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working_copy.torch, "compile", lambda call, **options: call)
+    assert compiles(tiny(), Train(), Running(compile=True), uneven_batch())
