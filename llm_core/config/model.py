@@ -62,7 +62,7 @@ class Model(Section):
 class Train(Section):
     """How the network is fitted."""
 
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=600, ge=1)
     """Optimizer steps."""
     stop_after: int = Field(default=0, ge=0)
     """End after this step, on the schedule of all `steps`: how a run that a budget ended is built again; 0 does not."""
@@ -84,9 +84,9 @@ class Train(Section):
     """Share of the tokens that the objectives masked and span hide."""
     span_tokens: float = Field(default=3.0, ge=1)
     """Mean length of a span that was cut out."""
-    optimizer: Literal["adamw", "muon", "adam", "sgd"] = "muon"
+    optimizer: Literal["adamw", "muon", "adam", "sgd"] = "adamw"
     """How the hidden matrices are fitted; with muon and adamw, embedding, head and vectors are AdamW's."""
-    lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
     """Peak learning rate of the hidden matrices, on AdamW's scale for muon too."""
     embedding_lr: float = Field(default=0.1, gt=0)
     """Peak learning rate of the input embedding, which starts with a spread of 1; tied to the head it wants a tenth."""
