@@ -90,7 +90,7 @@ class Train(Section):
     """Peak learning rate of the hidden matrices, on AdamW's scale for muon too."""
     embedding_lr: float = Field(default=0.1, gt=0)
     """Peak learning rate of the input embedding, which starts with a spread of 1; tied to the head it wants a tenth."""
-    head_lr: float = Field(default=3e-3, gt=0)
+    head_lr: float = Field(default=1e-2, gt=0)
     """Peak learning rate of the output head, where it is not the embedding."""
     norm_lr: float = Field(default=3e-3, gt=0)
     """Peak learning rate of the vectors: the norms' gains and all biases."""
