@@ -32,6 +32,7 @@ CFG = Train(
     optimizer="adamw",
     lr=3e-3,
     embedding_lr=1e-2,
+    head_lr=3e-3,
     label_smoothing=0.05,
     z_loss=1e-4,
     threads=1,

@@ -16,7 +16,14 @@ from tasks.train import train
 
 SHAPE = Model(num_layers=1, width=32, num_heads=2, num_kv_heads=1, mlp_width=48, context=16, dropout=0.2)
 CFG = Train(
-    steps=8, batch_tokens=64, warmup_steps=4, validate_every=4, checkpoint_every=2, keep_checkpoints=3, threads=1
+    steps=8,
+    batch_tokens=64,
+    optimizer="muon",  # beside AdamW for the rest: two optimizers' states in a checkpoint
+    warmup_steps=4,
+    validate_every=4,
+    checkpoint_every=2,
+    keep_checkpoints=3,
+    threads=1,
 )
 
 
