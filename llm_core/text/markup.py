@@ -70,7 +70,7 @@ WIKI_PAIRS = (
 WIKI_MARKS = re.compile(r"<ref\b[^<>]{0,500}/>|__(?:(?:NO|FORCE)?TOC|NOEDITSECTION)__")
 WIKI_FILE = re.compile(
     r"\[\[(?:file|image|category|datei|bild|kategorie|文件|分类)\s{0,3}:"
-    r"[^\[\]\n]{0,2000}+(?:\[\[[^\[\]\n]{0,300}+\]\][^\[\]\n]{0,2000}+){0,20}+\]\]",
+    r"[^\[\]\n]{0,2000}+(?>(?:\[\[[^\[\]\n]{0,300}+\]\][^\[\]\n]{0,2000}+){0,20})\]\]",
     re.IGNORECASE,
 )
 TEMPLATE = re.compile(r"\{\{[^{}]{0,20000}\}\}")

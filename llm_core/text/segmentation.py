@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
+from llm_core.text.patterns import repeated
+
 if TYPE_CHECKING:
     from jieba import Tokenizer
 
@@ -55,8 +57,9 @@ def _pattern() -> re.Pattern[str]:
     marks = "".join(chr(code) for code in range(0x300, LAST_MARK) if unicodedata.category(chr(code))[0] == "M")
     sign = f"[{marks}{JOINERS}]"
     # ASCII has a branch of its own since it is tested much faster than the class behind it.
-    letters = rf"(?:[A-Za-z0-9]++{sign}*+|[^\W_{UNSPACED}]{sign}*+)++"
-    return re.compile(rf"{letters}(?:['’.,]{letters})*+|[{UNSPACED}]{sign}*+|\s++|.{sign}*+", re.DOTALL)
+    letters = repeated(rf"[A-Za-z0-9]++{sign}*+|[^\W_{UNSPACED}]{sign}*+", at_least=1)
+    words = letters + repeated(f"['’.,]{letters}")
+    return re.compile(rf"{words}|[{UNSPACED}]{sign}*+|\s++|.{sign}*+", re.DOTALL)
 
 
 def _jieba() -> Tokenizer:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from llm_core.config import Collect
 from llm_core.text.content import PIECE_BYTES, Content
 from llm_core.text.document import Rejection, Tile
+from llm_core.text.patterns import repeated
 from llm_core.text.readers.decoding import decode
 from llm_core.text.readers.records import LINE_END, record, size_rejection, structure, too_large
 
@@ -27,11 +28,11 @@ class _Table:
 
     def __init__(self, delimiter: str, limit: int) -> None:
         self._limit = limit
-        mark = re.escape(delimiter).encode()
-        field = rb'"(?:[^"]++|"")*+"|(?!")[^' + mark + rb"\n]*+"
-        self._row = re.compile(rb"(?:%s)(?:%s(?:%s))*+" % (field, mark, field))
-        self._field = re.compile(rb"(?:\A|%s)(%s)" % (mark, field))
-        self._open_field = re.compile(rb'%s?"(?:[^"]++|"")*+\Z' % mark)
+        mark, quoted = re.escape(delimiter), repeated('[^"]++|""')
+        field = rf'"{quoted}"|(?!")[^{mark}\n]*+'
+        self._row = re.compile(rf"(?:{field}){repeated(f'{mark}(?:{field})')}".encode())
+        self._field = re.compile(rf"(?:\A|{mark})({field})".encode())
+        self._open_field = re.compile(rf'{mark}?"{quoted}\Z'.encode())
         self.columns = 0
         self.text_column = -1
 

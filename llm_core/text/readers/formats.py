@@ -28,7 +28,7 @@ _BINARY = re.compile(
 _CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\n\v\f\r\x1b"))
 _WIKI = re.compile(rb"\s*+(?:<\?xml[^>]*+>\s*+)?<mediawiki[\s>]|\s*+<page>\s*+<title>")
 _HTML = re.compile(
-    rb"\s*+(?:<\?xml[^>]*+>\s*+|(?><!--.*?-->)\s*+)*+<(?:!doctype\s+html|(?:html|head|body|title|meta|div|p|table)[\s>])",
+    rb"\s*+(?>(?:<\?xml[^>]*+>\s*+|(?><!--.*?-->)\s*+)*)<(?:!doctype\s+html|(?:html|head|body|title|meta|div|p|table)[\s>])",
     re.IGNORECASE | re.DOTALL,
 )
 _OBJECT = re.compile(rb"\s*+\{\s*+(?:\"|\}\s*\Z)")

@@ -11,12 +11,13 @@ import numpy as np
 
 from llm_core.config import Collect
 from llm_core.text.document import Rejection
+from llm_core.text.patterns import repeated
 from llm_core.text.readers.decoding import decode
 
 MAX_DEPTH = 512
 """Deeper values are not parsed: parsers recurse."""
 # Never backtracks and always matches, so that no input makes it slow.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_STRING = re.compile(('"' + repeated(r"[^\"\\]++|\\.") + '"?').encode(), re.DOTALL)
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from llm_core.config import Collect
 from llm_core.text.content import PIECE_BYTES, Content
 from llm_core.text.document import Tile
+from llm_core.text.patterns import repeated
 from llm_core.text.readers.json_record import json_text
 from llm_core.text.readers.lines import read_lines
 from llm_core.text.readers.records import record, size_rejection, structure, whole
@@ -18,9 +19,10 @@ _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
 _OPENING_BYTES = 65_536
 _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r]*\n\s*\{")
 # None of these backtracks: each takes what it can and the scanner looks at the byte it stopped at.
-_STRING = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
-_TO_BRACKET = re.compile(rb"(?:[^\"\[\]{}]++|\"(?:[^\"\\]++|\\.)*+\")*+", re.DOTALL)
-_TO_BRACKET_OR_COMMA = re.compile(rb"(?:[^\"\[\]{},]++|\"(?:[^\"\\]++|\\.)*+\")*+", re.DOTALL)
+_INSIDE = repeated(r"[^\"\\]++|\\.")
+_STRING = re.compile(_INSIDE.encode(), re.DOTALL)
+_TO_BRACKET = re.compile(repeated(rf"[^\"\[\]{{}}]++|\"{_INSIDE}\"").encode(), re.DOTALL)
+_TO_BRACKET_OR_COMMA = re.compile(repeated(rf"[^\"\[\]{{}},]++|\"{_INSIDE}\"").encode(), re.DOTALL)
 
 
 def read_json(content: Content, cfg: Collect) -> Iterator[Tile]:
