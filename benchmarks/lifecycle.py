@@ -47,7 +47,6 @@ def _no_change(root: Path, pairs: int) -> dict[str, object]:
     ws = make_project(root)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = project_environment(ws, {"PATH": path})
-    del environment["PYTHONDONTWRITEBYTECODE"]  # both start from compiled code, as they do for a user
 
     def seconds(command: tuple[str, ...]) -> float:
         began = time.monotonic()

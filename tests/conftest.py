@@ -107,14 +107,9 @@ def in_project(ws: Workspace, *command: str, env: Mapping[str, str] | None = Non
 
 def project_environment(ws: Workspace, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a process that works in the project: nothing of this checkout's own state leaks in."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    return {
-        **kept,
-        HOME_VARIABLE: str(ws.home),
-        "PYTHONPATH": str(ws.root),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **(more or {}),
-    }
+    left = ("PREFECT_", "MLFLOW_", "PYTHONDONTWRITEBYTECODE")  # compiled code is kept, as it is for a user
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
+    return {**kept, HOME_VARIABLE: str(ws.home), "PYTHONPATH": str(ws.root), **(more or {})}
 
 
 @pytest.fixture
