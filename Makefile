@@ -8,7 +8,8 @@ BIN    := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 RECIPE ?= demo
-# Two processes, a file of tests to each in turn: most of a test's time is one process that starts.
+# Two processes, a file of tests to each in turn: most of a test's time is one process that starts. A thread for each,
+# since tiny products on two threads in each of two processes mostly wait for one another.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 # Compiled after pip, which would do it on one core; some packages hold tests and files of newer Pythons.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
@@ -44,13 +45,13 @@ repro: setup     ## the pure stages by DVC alone
 	@dvc repro
 
 test: setup-dev
-	@python -m pytest -q -m "not e2e and not slow and not soak" --ignore=tests/contracts $(SIDE_BY_SIDE)
+	@OMP_NUM_THREADS=1 python -m pytest -q -m "not e2e and not slow and not soak" --ignore=tests/contracts $(SIDE_BY_SIDE)
 
 check: setup-dev
 	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts
 
 e2e: setup-dev
-	@python -m pytest -q -m "e2e and not slow" $(SIDE_BY_SIDE)
+	@OMP_NUM_THREADS=1 python -m pytest -q -m "e2e and not slow" $(SIDE_BY_SIDE)
 
 soak: setup-dev  ## hours of faults and load; results go to benchmarks/results
 	@python -m pytest -q -m "soak or slow"
