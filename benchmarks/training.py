@@ -148,7 +148,7 @@ OURS_COMPILED: dict[str, Setting] = {
     OURS: {"compile": "on", "optimizer": "adamw"},
     MUON: {"compile": "on", "optimizer": "muon"},
 }
-"""By itself a recipe's run is compiled only where it is long enough to pay for it. Muon costs more a step than AdamW."""
+"""By itself a run is compiled only where it is long enough to pay for it. Muon costs more a step than AdamW."""
 
 
 def main() -> None:
