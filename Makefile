@@ -8,8 +8,8 @@ BIN    := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 RECIPE ?= demo
-# Two processes, a file of tests to each in turn: most of a test's time is one process that starts. A thread for each,
-# since tiny products on two threads in each of two processes mostly wait for one another.
+# Two processes, a file of tests to each in turn: most of a test's time is one process that starts. A thread for each:
+# there are two cores.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 # Compiled after pip, which would do it on one core; some packages hold tests and files of newer Pythons.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
