@@ -53,7 +53,7 @@ def export_model(
     output: Output,
     as_json: Json = False,
 ) -> None:
-    """Export a model as a folder that transformers and vLLM load and llama.cpp converts."""
+    """Export a model as a folder in the form of transformers, which other engines read too."""
     from flows import report
     from llm_core.models.transfer import export_model
 

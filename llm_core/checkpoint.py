@@ -237,7 +237,7 @@ class Checkpoints:
         kept |= set([step for step in candidates if step % self.pin_every == 0][:1])
         scores = {step: score for step in candidates if (score := self._score(step)) is not None}
         if scores:
-            kept.add(min(scores, key=lambda step: (scores[step], -step)))
+            kept.add(min(scores, key=lambda step: (scores[step], step)))
         for step in self.steps():
             if step not in kept:
                 remove(self.folder / f"step-{step}")

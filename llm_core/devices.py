@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from llm_core.workers import available_cores
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -37,9 +39,15 @@ def pick_precision(choice: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[choice]
 
 
+def usable_threads() -> int:
+    """CPU threads that this process may use: one for each core, or as many as OMP_NUM_THREADS allows."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # the others are for nested loops
+    return min(available_cores(), int(allowed)) if allowed.isdecimal() and int(allowed) else available_cores()
+
+
 @contextmanager
 def computing(threads: int) -> Iterator[int]:
-    """Run on `threads` CPU threads (0: all that this process may use) with deterministic kernels.
+    """Run on `threads` CPU threads (0: `usable_threads`) with deterministic kernels.
 
     Gives the number of threads in force; both settings are put back afterwards.
     """
@@ -47,7 +55,7 @@ def computing(threads: int) -> Iterator[int]:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     deterministic: Any = torch.utils.deterministic
     filled = deterministic.fill_uninitialized_memory
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or usable_threads())
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory before writing it; filling it would cost a pass over every buffer.
     deterministic.fill_uninitialized_memory = False

@@ -62,7 +62,7 @@ class Causal:
     """The next token behind each."""
 
     separator: int | None = None
-    """The id that ends a document, where tokens may only see their own document."""
+    """The id between two documents, where tokens may only see their own document."""
 
     def __call__(self, windows: Windows) -> Batch:
         ids = torch.from_numpy(windows.ids)
@@ -156,11 +156,12 @@ def _cut_randomly(total: int, parts: int, rng: np.random.Generator) -> Ids:
 
 
 def _segments(ids: Tensor, separator: int | None) -> dict[str, Tensor]:
-    """The number of each token's document in its row, from 1; a separator ends the document that it stands in."""
-    if separator is None:
-        return {}
-    ends = (ids == separator).long()
-    return {"segments": ends.cumsum(dim=1) - ends + 1}
+    """The number of each token's document in its row, from 1.
+
+    A separator is of the document behind it, whose first token is predicted from it: a text that is scored or continued
+    begins with one too, and nothing of the document before is seen.
+    """
+    return {} if separator is None else {"segments": (ids == separator).cumsum(dim=1) + 1}
 
 
 def pairs(sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], start_id: int, pad_id: int) -> Batch:

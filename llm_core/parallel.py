@@ -21,6 +21,7 @@ from llm_core.losses import LossTerms, batch_loss
 from llm_core.models.interface import LanguageModel, Network
 from llm_core.ranks import Ranks, TorchRanks
 from llm_core.split_tensors import whole
+from llm_core.workers import available_cores
 
 
 @contextmanager
@@ -39,8 +40,8 @@ def joined() -> Iterator[tuple[TorchRanks, TorchRanks]]:
 
 
 def threads_of_a_rank() -> int:
-    """CPU threads for each of the ranks of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """CPU threads for each of the ranks of this machine, whatever torchrun sets OMP_NUM_THREADS to."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def share(batch: Batch, ranks: Ranks, num_rows: int) -> list[Batch]:

@@ -6,25 +6,23 @@ import csv
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llm_core.artifact import Interrupted, Observer
-from llm_core.checkpoint import Checkpoints, Snapshot
+from llm_core.checkpoint import Checkpoints
 from llm_core.config import Train
 from llm_core.data import Batch, Batches
-from llm_core.models.interface import Network
-from llm_core.optim import Optimizers, rate_factor
+from llm_core.optim import rate_factor
 from llm_core.parallel import share
-from llm_core.ranks import Alone, Ranks, together
-from llm_core.sharded import own_row, row_of_rank, split_state
+from llm_core.ranks import together
 from llm_core.signals import DeferredSignals
-from llm_core.split_tensors import here, is_split, rows_here, split_like, whole
+from llm_core.split_tensors import whole
+from llm_core.training_state import CurvePoint, State, random_state
 from llm_core.working_copy import Running, WorkingCopy, micro_rows
 
 __all__ = ["CurvePoint", "Interrupted", "Speed", "State", "TrainingError", "fit", "write_curve"]
@@ -41,17 +39,6 @@ class BadStep(ValueError):
 
 
 @dataclass(frozen=True)
-class CurvePoint:
-    """One row of the loss curve; losses in nats per token."""
-
-    step: int
-    tokens: int
-    train_loss: float
-    validation_loss: float | None
-    lr: float
-
-
-@dataclass(frozen=True)
 class Speed:
     """What turns tokens a second into a share of the machine's arithmetic (MFU, Chowdhery et al., 2022)."""
 
@@ -59,122 +46,6 @@ class Speed:
     """Floating-point operations of a forward and backward pass."""
     peak: float
     """Operations a second that the machine's matrix products reach."""
-
-
-@dataclass
-class State:
-    """Everything that a step changes."""
-
-    model: Network
-    """Weights in float32."""
-    optimizers: Optimizers
-    step: int = 0
-    """Complete steps."""
-    batch: int = 0
-    """The next batch: the number of batches that were trained on or left out."""
-    tokens: int = 0
-    """Tokens trained on: those that the loss counted."""
-    curve: list[CurvePoint] = field(default_factory=list)
-    mean: dict[str, Tensor] = field(default_factory=dict)
-    """The running mean of the weights, where the recipe keeps one."""
-    left_out: list[int] = field(default_factory=list)
-    """Numbers of the bad steps' batches."""
-    seconds: float = 0.0
-    """Time spent in steps."""
-    ended: str = ""
-    """Why training ended before its last step: the recipe's key."""
-    whole: bool = True
-    """False while a step is being applied: such a state must not be saved."""
-    random: dict[str, Tensor] = field(default_factory=dict)
-    """The random generators at the last step's edge; a step that is broken off has moved them on."""
-
-    ranks: Ranks = field(default_factory=Alone)
-    num_ranks: list[list[int]] = field(default_factory=list)
-    """Steps after which another number of ranks went on, and that number; nothing for one process throughout."""
-
-    VALUES = ("batch", "tokens", "left_out", "seconds", "ended", "num_ranks")
-
-    def snapshot(self) -> Snapshot:
-        """The state as tensors and JSON values; the tensors are the live ones."""
-        tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
-        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
-        tensors |= {f"mean/{name}": tensor for name, tensor in self.mean.items()}
-        random = self.random or _random_state()
-        values = {name: getattr(self, name) for name in self.VALUES}
-        values["curve"] = [dict(vars(point)) for point in self.curve]
-        if self.ranks.size == 1:
-            return Snapshot(self.step, tensors | random, values)
-        pieces, parts = split_state(tensors)
-        for name, generator in random.items():
-            pieces[name], parts[name] = row_of_rank(generator, self.ranks)
-        return Snapshot(self.step, pieces, values, parts)
-
-    def wanted(self, name: str, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-        """What this rank holds of a tensor in a checkpoint, which any number of ranks may have saved."""
-        if name in ("rng", "rng-cuda"):
-            return own_row(shape, self.ranks)
-        kind, _, rest = name.partition("/")
-        weight = self.model.get_parameter(rest.rpartition("/")[0] if kind == "optimizer" else rest)
-        rows = rows_here(weight) if shape == tuple(weight.shape) else None
-        return () if rows is None else (rows,)
-
-    @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
-        """Become the saved state, bit for bit."""
-        for name, parameter in self.model.named_parameters():
-            here(parameter).copy_(snapshot.tensors[f"weights/{name}"])
-        self.optimizers.restore(_below("optimizer/", snapshot.tensors))
-        weights = dict(self.model.named_parameters())
-        self.mean = {
-            name: split_like(tensor.to(weights[name].device), weights[name])
-            for name, tensor in _below("mean/", snapshot.tensors).items()
-        }
-        _restore_random(snapshot)
-        self.random = _random_state()
-        self.step = snapshot.step
-        for name in self.VALUES:
-            setattr(self, name, snapshot.values[name])
-        self.curve = [CurvePoint(**point) for point in snapshot.values["curve"]]
-
-    @torch.no_grad()
-    def update_mean(self, decay: float) -> None:
-        """Move the running mean towards the weights; at first faster than `decay`, so that it forgets the start."""
-        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        for name, parameter in self.model.named_parameters():
-            self.mean.setdefault(name, parameter.detach().clone()).lerp_(parameter, share)
-
-    def note_ranks(self) -> None:
-        """Keep how many ranks go on from here, if it is news."""
-        before = self.num_ranks[-1][1] if self.num_ranks else 1
-        if self.ranks.size != before:
-            self.num_ranks = [*self.num_ranks, [self.step, self.ranks.size]]
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The network with its running mean for weights, where it has one."""
-        if any(is_split(mean) for mean in self.mean.values()):  # FSDP keeps to its own memory
-            with self._exchanged():
-                yield
-            return
-        weights = {name: parameter.data for name, parameter in self.model.named_parameters()}
-        try:
-            for name, parameter in self.model.named_parameters():
-                parameter.data = self.mean.get(name, parameter.data)
-            yield
-        finally:
-            for name, parameter in self.model.named_parameters():
-                parameter.data = weights[name]
-
-    @contextmanager
-    def _exchanged(self) -> Iterator[None]:
-        pairs = [(here(p), here(self.mean[name])) for name, p in self.model.named_parameters() if name in self.mean]
-        weights = [weight.detach().clone() for weight, _ in pairs]
-        with torch.no_grad():
-            torch._foreach_copy_([weight.detach() for weight, _ in pairs], [mean for _, mean in pairs])
-            try:
-                yield
-            finally:
-                torch._foreach_copy_([weight.detach() for weight, _ in pairs], weights)
 
 
 def fit(
@@ -189,17 +60,18 @@ def fit(
 ) -> None:
     """Train `state` up to `cfg.steps` steps, going on from the newest checkpoint if there is one.
 
-    A budget of time or cost, `stop_after` or patience ends it earlier: `state.ended` names the recipe's key. SIGTERM
-    and SIGINT are answered at the next step's edge: checkpoint, then the signal goes where it would have gone; what
-    would have killed the process raises Interrupted. Raises TrainingError for a loss or gradient that is not finite,
-    unless the recipe goes on after bad steps.
+    A budget of time or cost, `stop_after` or patience ends it earlier: `state.ended` names the recipe's key. Patience
+    goes back to the step with the best validation loss, which is in the checkpoints. SIGTERM and SIGINT are answered at
+    the next step's edge: checkpoint, then the signal goes where it would have gone; what would have killed the process
+    raises Interrupted. Raises TrainingError for a loss or gradient that is not finite, unless the recipe goes on after
+    bad steps.
     """
     with DeferredSignals() as signals, checkpoints or nullcontext():
         saved = checkpoints.load_latest(state.wanted) if checkpoints else None
         if saved is not None:
             state.restore(saved)
         state.note_ranks()
-        state.random = _random_state()
+        state.random = random_state()
         working = WorkingCopy(state.model, cfg, running)
         try:
             while not (stop := _agreed_signal(state, signals)) and not _is_over(state, cfg):
@@ -210,9 +82,11 @@ def fit(
                 if point is None:
                     continue
                 _report(observer, point, cfg, batches.tokens_in(state.batch - 1) / seconds, speed)
-                if checkpoints and state.step % cfg.checkpoint_every == 0 and state.step < cfg.steps:
+                if checkpoints and _is_checkpoint_due(state, cfg):
                     checkpoints.save(_good(state).snapshot(), wait=False, score=point.validation_loss)
-            if state.ended:
+            if state.ended == "patience" and checkpoints:
+                _go_back_to_the_best(state, checkpoints)
+            elif state.ended:
                 _validate_last(state, working, validation, observer)
             if state.ranks.size > 1:
                 signals.received = stop  # of a later one the other ranks do not know
@@ -269,6 +143,28 @@ def _has_stalled(curve: Sequence[CurvePoint], patience: int) -> bool:
     return len(losses) > patience and min(losses[:-patience]) <= min(losses[-patience:])
 
 
+def _is_checkpoint_due(state: State, cfg: Train) -> bool:
+    """In the recipe's rhythm and, with patience, wherever the validation loss is the best so far."""
+    due = state.step % cfg.checkpoint_every == 0 or (cfg.patience and _best(state.curve) is state.curve[-1])
+    return bool(due) and state.step < cfg.steps
+
+
+def _best(curve: Sequence[CurvePoint]) -> CurvePoint | None:
+    """The first of the points with the lowest validation loss."""
+    measured = ((point.validation_loss, point) for point in curve if point.validation_loss is not None)
+    return min(measured, key=lambda pair: pair[0], default=(None, None))[1]
+
+
+def _go_back_to_the_best(state: State, checkpoints: Checkpoints) -> None:
+    """Become what training was at its best validation; the time spent stays what it is."""
+    best = _best(state.curve)
+    if best is None or best.step == state.step:
+        return
+    ended, seconds = state.ended, state.seconds
+    state.restore(checkpoints.load(best.step, state.wanted))
+    state.ended, state.seconds = ended, seconds
+
+
 def _advance_or_leave_out(
     state: State,
     working: WorkingCopy,
@@ -304,7 +200,7 @@ def _advance(state: State, working: WorkingCopy, cfg: Train, batch: Batch, valid
     validation_loss = _validate(state, working, validation) if due else None
     point = CurvePoint(state.step, state.tokens, train_loss, validation_loss, cfg.lr * factor)
     state.curve.append(point)
-    state.random = _random_state()
+    state.random = random_state()
     state.whole = True
     return point
 
@@ -369,7 +265,7 @@ def _leave_out(
         state.seconds = seconds
     working.take_weights()
     state.left_out, state.batch = bad, bad[-1] + 1
-    state.random = _random_state()
+    state.random = random_state()
 
 
 def _report(observer: Observer, point: CurvePoint, cfg: Train, tokens_per_second: float, speed: Speed | None) -> None:
@@ -380,22 +276,3 @@ def _report(observer: Observer, point: CurvePoint, cfg: Train, tokens_per_second
         values["validation/loss"] = point.validation_loss
     observer.metrics(point.step, values)
     observer.progress(point.step, cfg.steps, "steps")
-
-
-def _random_state() -> dict[str, Tensor]:
-    """Torch's random generators, as they go into a checkpoint."""
-    found = {"rng": torch.get_rng_state()}
-    return found | {"rng-cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else found
-
-
-def _restore_random(snapshot: Snapshot) -> None:
-    if "rng" not in snapshot.tensors:  # saved by fewer ranks: what follows differs from rank to rank all the same
-        torch.manual_seed(torch.initial_seed() + snapshot.step)
-        return
-    torch.set_rng_state(snapshot.tensors["rng"].flatten())
-    if "rng-cuda" in snapshot.tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(snapshot.tensors["rng-cuda"].flatten())
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -150,10 +150,15 @@ class _Teller:
     """Rank 0's observer: a JSON line for everything, which the stage passes on to its own."""
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        print(json.dumps({"progress": [done, total, unit]}), flush=True)
+        _tell({"progress": [done, total, unit]})
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        print(json.dumps({"metrics": [step, dict(values)]}), flush=True)
+        _tell({"metrics": [step, dict(values)]})
+
+
+def _tell(told: Mapping[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the stage is gone: standard input ends this rank, after a checkpoint
+        os.write(1, (json.dumps(told) + "\n").encode())
 
 
 def work_as_rank(folder: str, fit_model: Callable[..., Fitted]) -> int:

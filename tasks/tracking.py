@@ -238,6 +238,7 @@ class MetricSpool:
 
     def _ship_until_stopped(self) -> None:
         began, samples = time.monotonic(), 0
+        psutil.cpu_percent()  # each call tells what was used since the last one
         while not self._stop.wait(SHIP_SECONDS):
             if time.monotonic() - began >= samples * SYSTEM_SECONDS:
                 self.metrics(samples, _system_metrics())

@@ -1,4 +1,4 @@
-"""``torchrun ... -m tasks.train_rank``: the train stage of this workspace on ranks that were started by hand.
+"""``torchrun -m tasks.train_rank``: the train stage of this workspace on ranks that were started by hand.
 
 For several machines: torchrun is started on each, in checkouts with equal inputs and one folder of checkpoints.
 """

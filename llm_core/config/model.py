@@ -119,7 +119,7 @@ class Train(Section):
     max_bad_steps: int = Field(default=10, ge=1)
     """With skip and rewind: training ends at the next bad step after this many."""
     patience: int = Field(default=0, ge=0)
-    """End after this many validations without a better loss; 0 never does."""
+    """End after this many validations without a better loss, with the best one's weights; 0 never does."""
     max_minutes: float = Field(default=0.0, ge=0)
     """End at the first step's edge after this time, with what was learned until then; 0 sets no limit."""
     max_cost: float = Field(default=0.0, ge=0)
@@ -133,7 +133,7 @@ class Train(Section):
     recompute: bool = False
     """Compute the blocks' inner states again in the backward pass: a third more time, much less memory."""
     threads: int = Field(default=0, ge=0)
-    """CPU threads; 0 takes all cores. Recorded with the model, since it changes the last bits."""
+    """CPU threads, recorded since they change the last bits; 0 takes all cores, or OMP_NUM_THREADS of them."""
     distributed: Literal["none", "ddp", "fsdp"] = "none"
     """Several processes: each with the whole network (ddp) or with a part of its weights (fsdp)."""
     ranks: int = Field(default=1, ge=1)

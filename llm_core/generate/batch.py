@@ -68,8 +68,10 @@ def generate_batch(
         for prompt, room in zip(prompts, rooms, strict=True)
         for _ in range(num_return_sequences)
     ]
-    if rooms and min(rooms) > 0:
-        _write(model, prompts, answers, sampling, seeds, frozenset(stop_ids))
+    if writing := [place for place, answer in enumerate(answers) if answer.room > 0]:
+        asked = [prompt for prompt, room in zip(prompts, rooms, strict=True) if room > 0]
+        to_fill, drawn = [answers[place] for place in writing], [seeds[place] for place in writing]
+        _write(model, asked, to_fill, sampling, drawn, frozenset(stop_ids))
     finished = [answer.finished() for answer in answers]
     return [finished[start : start + num_return_sequences] for start in range(0, total, num_return_sequences)]
 

@@ -23,7 +23,7 @@ from llm_core.tokenizer.byte_level import GPT2_PRE_TOKENS, GPT4_PRE_TOKENS
 from llm_core.tokenizer.tokenizer import TOKENIZER, TOKENIZER_CONFIG
 
 VARIANTS: Mapping[str, Variant] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
+QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 # Their name of a tensor -> Hugging Face's; those of layers stand behind blk.N and model.layers.N.
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 INNER = {
@@ -210,9 +210,15 @@ def _halves_apart(tensor: Tensor, num_heads: int) -> Tensor:
 def _byte_level(values: Mapping[str, Any]) -> RustTokenizer:
     kind, cut = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2":
-        raise ModelError(f"tokenizer.ggml.model {kind!r} is not read, only gpt2 (byte-level BPE); add a tokenizer.json")
+        raise ModelError(
+            f"tokenizer.ggml.model {kind!r} is not read, only gpt2 (byte-level BPE); "
+            "import the folder in the form of transformers instead"
+        )
     if cut not in CUTS:
-        raise ModelError(f"tokenizer.ggml.pre {cut!r} is not known, only {', '.join(CUTS)}; add a tokenizer.json")
+        raise ModelError(
+            f"tokenizer.ggml.pre {cut!r} is not known, only {', '.join(CUTS)}; "
+            "import the folder in the form of transformers instead"
+        )
     tokens = values["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ")) for pair in values["tokenizer.ggml.merges"]]
     rust = RustTokenizer(models.BPE({token: place for place, token in enumerate(tokens)}, merges))

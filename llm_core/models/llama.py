@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import llm_core.models.fused as fused
-from llm_core.models.attention import attend, positions_of, visible
+from llm_core.models.attention import WRITTEN_OUT, attend, positions_of, visible
 from llm_core.models.cache import KeyValueCache
 from llm_core.models.heads import (
     CLASSIFIER_DROPOUT,
@@ -289,7 +289,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         cos, sin, mask = reading.cos, reading.sin, reading.window_mask if self.has_window else reading.mask
         dropout = self.dropout if self.training else 0.0
-        if reading.cache is None and mask is None and not dropout and use_fused(q):
+        small = q.shape[1] ** 2 <= WRITTEN_OUT  # the scores are held
+        if reading.cache is None and mask is None and not dropout and small and use_fused(q):
             table = cos[:, 0].to(q.dtype), sin[:, 0].to(q.dtype)  # autocast leaves the table in float32
             return self.o_proj(fused.rotary_attention(q, k, v, *table))
         q, k, v = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)

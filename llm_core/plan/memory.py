@@ -6,6 +6,7 @@ D head size, V vocabulary, N parameters.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -95,7 +96,8 @@ def memory_of(
 
 def rows_at_once(shape: Model, cfg: Train) -> int:
     """Sequences that go through the network of one process at once."""
-    return max(1, (cfg.micro_batch_tokens or cfg.batch_tokens) // shape.context // cfg.ranks)
+    of_the_batch = math.ceil(cfg.batch_tokens // shape.context / cfg.ranks)
+    return max(1, min(of_the_batch, cfg.micro_batch_tokens // shape.context or of_the_batch))
 
 
 def activation_bytes(

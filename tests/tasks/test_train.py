@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from llm_core.artifact import MANIFEST, Artifact, Draft
@@ -113,6 +115,70 @@ def test_the_share_of_the_machines_arithmetic_is_told_and_counts_attention(tmp_p
     assert operations_per_token(network, SHAPE, CFG) == 3 * (2 * matrices + attention)
 
 
+SETTINGS: list[dict[str, Any]] = [
+    {"optimizer": "muon"},
+    {"optimizer": "adam"},
+    {"optimizer": "sgd"},
+    {"lr": 1e-2},
+    {"embedding_lr": 1e-3},
+    {"head_lr": 1e-3},
+    {"norm_lr": 1e-3},
+    {"weight_decay": 0.5},
+    {"warmup_steps": 0},
+    {"schedule": "cosine"},
+    {"decay_share": 0.1},
+    {"clip_norm": 0.01},
+    {"z_loss": 0.1},
+    {"label_smoothing": 0.1},
+    {"ema": 0.9},
+    {"document_mask": True},
+    {"batch_warmup_steps": 4},
+    {"sequence_warmup_steps": 4},
+    {"batch_tokens": 64},
+    {"stop_after": 4},
+]
+SHORT = CFG.model_copy(update={"steps": 6, "warmup_steps": 2, "validate_every": 3})
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
+    """A folder of inputs, and a short training on them."""
+    root = tmp_path_factory.mktemp("plain")
+    inputs(root)
+    return root, run(root, "plain", SHORT)
+
+
+def changed(root: Path, setting: dict[str, Any]) -> Artifact:
+    return run(root, "changed", Train.model_validate({**SHORT.model_dump(), **setting}))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: next(iter(setting)))
+def test_each_setting_that_changes_what_is_learnt_reaches_the_saved_weights(
+    plain: tuple[Path, Artifact], setting: dict[str, Any]
+) -> None:
+    root, unchanged = plain
+    assert changed(root, setting).files["model.safetensors"] != unchanged.files["model.safetensors"]
+
+
+@pytest.mark.parametrize("setting", [{"recompute": True}, {"keep_checkpoints": 1}, {"validate_every": 2}], ids=str)
+def test_what_only_saves_memory_or_disk_changes_no_weight(
+    plain: tuple[Path, Artifact], setting: dict[str, Any]
+) -> None:
+    root, unchanged = plain
+    assert changed(root, setting).files["model.safetensors"] == unchanged.files["model.safetensors"]
+
+
+def test_patience_publishes_the_weights_of_the_best_validation(tmp_path: Path) -> None:
+    inputs(tmp_path)  # random tokens: what is learnt of them helps with no others
+    settings = {"steps": 400, "validate_every": 4, "lr": 2e-2, "schedule": "cosine"}
+    cfg = Train.model_validate({**CFG.model_dump(), **settings})
+    ended = run(tmp_path, "a", cfg.model_copy(update={"patience": 3}))
+    assert ended.stats["ended"] == "patience" and 0 < ended.stats["steps"] < 300
+    assert ended.stats["validation_loss"] == ended.stats["best_validation_loss"]
+    again = run(tmp_path, "b", cfg.model_copy(update={"stop_after": ended.stats["steps"]}))
+    assert again.files == ended.files
+
+
 def test_a_budget_leaves_a_complete_model_that_stop_after_builds_again(tmp_path: Path) -> None:
     inputs(tmp_path)
     short = run(tmp_path, "a", CFG.model_copy(update={"max_minutes": 1e-9}))
@@ -166,6 +232,7 @@ def kill_after(root: Path, step: int) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.e2e
 def test_after_sigkill_a_rerun_gives_the_unbroken_runs_bytes(tmp_path: Path) -> None:
     inputs(tmp_path)
     unbroken = run(tmp_path, "whole")

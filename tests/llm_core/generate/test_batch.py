@@ -151,6 +151,20 @@ def test_prompts_that_leave_no_room_are_refused(pair_of: Callable[[str], Pair]) 
         generate_batch(llama, [[1]], max_tokens=1, num_return_sequences=0)
 
 
+def test_one_prompt_that_gets_no_tokens_takes_none_from_the_others(pair_of: Callable[[str], Pair]) -> None:
+    model, _ = pair_of("llama")
+    prompts, sampling = [[3, 4], [5, 6, 7], [8]], Sampling(temperature=1.0)
+    seeds = list(range(6))
+    found = generate_batch(model, prompts, max_tokens=[0, 5, 3], sampling=sampling, num_return_sequences=2, seeds=seeds)
+    assert [[len(answer.ids) for answer in answers] for answers in found] == [[0, 0], [5, 5], [3, 3]]
+    alone = generate_batch(
+        model, prompts[1:], max_tokens=[5, 3], sampling=sampling, num_return_sequences=2, seeds=seeds[2:]
+    )
+    assert [[answer.ids for answer in answers] for answers in found[1:]] == [
+        [answer.ids for answer in answers] for answers in alone
+    ]
+
+
 def test_nothing_asked_for_is_nothing_done(pair_of: Callable[[str], Pair]) -> None:
     llama = pair_of("llama")[0]
     assert generate_batch(llama, [], max_tokens=5) == []

