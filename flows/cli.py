@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -155,16 +155,26 @@ def down() -> None:
 
 @app.command()
 def serve(
-    line: Line = "demo",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8000,
+    line: Annotated[list[str], typer.Option(help="A line to serve; several times for several.")] = ["demo"],  # noqa: B006
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     model: Annotated[Path | None, typer.Option(help="Serve this model folder instead of a champion.")] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "int8"], typer.Option(help="Of weights; float32 is what was judged.")
+    ] = "float32",
+    threads: Annotated[int, typer.Option(help="CPU threads that write answers.", min=1)] = 1,
+    max_running: Annotated[int, typer.Option(help="Answers that are written at the same time.", min=1)] = 32,
+    cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
+    from llm_core.serving.loaded import RunnerSettings
     from llm_core.serving.registry import FolderRegistry, MlflowRegistry, RegisteredVersion
     from llm_core.serving.server import serve as serve_forever
 
+    settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
     if model is not None:
-        serve_forever(line, FolderRegistry(model), admit=lambda version: None, port=port)
+        registry = FolderRegistry(model)
+        serve_forever(line, registry, admit=lambda version: None, host=host, port=port, settings=settings)
         return
 
     from tasks import champions
@@ -178,8 +188,8 @@ def serve(
     def admit(version: RegisteredVersion) -> None:
         champions.admit(ledger, version)
 
-    registry = MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served")
-    serve_forever(line, registry, admit=admit, port=port)
+    champions_of = MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served")
+    serve_forever(line, champions_of, admit=admit, host=host, port=port, settings=settings)
 
 
 app.command()(clean)

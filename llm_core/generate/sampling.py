@@ -95,6 +95,13 @@ class RandomStreams:
     def __init__(self, seeds: Sequence[int]) -> None:
         self._streams = [np.random.Generator(np.random.SFC64(seed % 2**64)) for seed in seeds]
 
+    @classmethod
+    def together(cls, several: Sequence[RandomStreams]) -> RandomStreams:
+        """The streams of several as one, which go on as they would alone."""
+        made = cls([])
+        made._streams = [stream for each in several for stream in each._streams]
+        return made
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep the streams of these sequences."""
         self._streams = [self._streams[row] for row in rows]
@@ -119,7 +126,7 @@ class Penalties:
         # A prompt is filled up with a token of its own, which is punished once however often it stands there.
         filled = [[*ids, *[ids[0]] * (longest - len(ids))] for ids in prompts]
         self._prompts = torch.tensor(filled, dtype=torch.int64)  # (B, L)
-        self._changes_nothing = sampling.repetition_penalty == 1 and not (
+        self.changes_nothing = sampling.repetition_penalty == 1 and not (
             sampling.presence_penalty or sampling.frequency_penalty or sampling.min_tokens or sampling.logit_bias
         )
 
@@ -129,7 +136,7 @@ class Penalties:
 
     def apply(self, scores: Tensor, written: Tensor) -> Tensor:
         """Scores (B, V) of the token behind `written` (B, N); those given are left as they are."""
-        if self._changes_nothing:
+        if self.changes_nothing:
             return scores
         changed, sampling = scores.clone(), self._sampling
         if len(self._biased):

@@ -17,10 +17,11 @@ class TextStream(Protocol):
 
 
 class StopStrings:
-    """Passes text on piece by piece and ends before the first stop string."""
+    """Passes text on piece by piece and ends before the first stop string, or behind it where that is to be kept."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], keep: bool = False) -> None:
         self._stops = tuple(stop for stop in stops if stop)
+        self._keeps = keep
         self._held = ""
         self.is_hit = False
         """Whether a stop string was found; later text is dropped."""
@@ -30,10 +31,11 @@ class StopStrings:
         if self.is_hit:
             return ""
         text = self._held + text
-        found = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
+        found = [(place, stop) for place, stop in ((text.find(stop), stop) for stop in self._stops) if place >= 0]
         if found:
             self.is_hit, self._held = True, ""
-            return text[: min(found)]
+            place, stop = min(found)
+            return text[: place + len(stop) * self._keeps]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from llm_core.generate import ContextExceeded
+from llm_core.generate import ContextExceeded, Token
+from llm_core.serving.answers import Answers
 from llm_core.serving.chat import ChatError
-from llm_core.serving.engine import Answers, Busy, Draining, Engine, Failure, Finish, Job, Piece
+from llm_core.serving.engine import Busy, Draining, Engine
 from llm_core.serving.errors import ApiError
+from llm_core.serving.jobs import Failure, Finish, Job, Piece, Read
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.middleware import VERSION_HEADER
-from llm_core.serving.replies import ChatReply, Choice, CompletionReply, Reply
-from llm_core.serving.schema import ChatRequest, CompletionRequest, Generation
+from llm_core.serving.replies import ChatReply, Choice, CompletionReply, Echo, Frame, Reply
+from llm_core.serving.schema import ChatRequest, CompletionRequest, Generation, Message
 from llm_core.tokenizer import TokenizerError
 
 CLIENT_GONE = 499
@@ -29,27 +34,72 @@ CLIENT_GONE = 499
 
 def completion(model: LoadedModel, body: CompletionRequest) -> tuple[list[Job], Reply]:
     """Jobs and reply of a completion request; raises ApiError for a prompt this model cannot read."""
-    prompts = [_prompt_ids(model, prompt) for prompt in body.prompts]
-    jobs = [
-        Job(model, ids, body.max_tokens, sampling, body.stops, frozenset({model.tokenizer.end_id}), body.logprobs or 0)
-        for ids in prompts
-        for sampling in body.samplings()
-    ]
-    num_prompt_tokens = sum(map(len, prompts))
-    with_logprobs = body.logprobs is not None
-    return jobs, CompletionReply(model, num_prompt_tokens, with_logprobs, body.stream_options.include_usage)
+    _check_biases(model, body)
+    prompts = [prompt_ids(model, prompt) for prompt in body.prompts]
+    job = partial(
+        Job,
+        model,
+        max_tokens=body.max_tokens,
+        stop=body.stops,
+        stop_ids=_stop_ids(body, {model.tokenizer.end_id}),
+        num_top=body.logprobs or 0,
+        tells_prompt=body.echo and body.logprobs is not None,
+        keeps_stop=body.include_stop_str_in_output,
+    )
+    jobs = [job(ids, sampling=drawn) for ids in prompts for drawn in body.samplings()]
+    echoes = [_echo(model, prompt, ids) for prompt, ids in zip(body.prompts, prompts, strict=True)] if body.echo else []
+    frame = Frame(model, sum(map(len, prompts)), body.logprobs is not None, body.stream_options.include_usage)
+    return jobs, CompletionReply(frame, body.n, body.num_candidates, echoes)
 
 
 def chat(model: LoadedModel, body: ChatRequest) -> tuple[list[Job], Reply]:
     """Jobs and reply of a chat request; raises ApiError for a conversation the model's template does not take."""
+    _check_biases(model, body)
+    ids = conversation_ids(model, body.messages, body.chat_template_kwargs)
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    job = partial(
+        Job,
+        model,
+        max_tokens=limit,
+        stop=body.stops,
+        stop_ids=_stop_ids(body, set(model.tokenizer.special_ids.values())),  # any of them ends a turn
+        num_top=body.top_logprobs,
+        keeps_stop=body.include_stop_str_in_output,
+    )
+    jobs = [job(ids, sampling=drawn) for drawn in body.samplings()]
+    return jobs, ChatReply(Frame(model, len(ids), body.logprobs, body.stream_options.include_usage))
+
+
+def conversation_ids(
+    model: LoadedModel, messages: Sequence[Message], values: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[int, ...]:
+    """Ids of a conversation up to the assistant's turn; raises ApiError where the model's template refuses it."""
     try:
-        ids = model.encode_chat([message.plain() for message in body.messages])
+        return model.encode_chat([message.plain() for message in messages], values)
     except (ChatError, TokenizerError) as problem:
         raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "invalid_conversation", "messages") from problem
-    limit = body.max_completion_tokens or body.max_tokens
-    stop_ids = frozenset(model.tokenizer.special_ids.values())  # any of them ends a turn
-    jobs = [Job(model, ids, limit, sampling, body.stops, stop_ids, body.top_logprobs) for sampling in body.samplings()]
-    return jobs, ChatReply(model, len(ids), body.logprobs, body.stream_options.include_usage)
+
+
+def _check_biases(model: LoadedModel, body: Generation) -> None:
+    for token_id in body.logit_bias:
+        _check_id(model, int(token_id), "logit_bias")
+
+
+def _check_id(model: LoadedModel, token_id: int, param: str) -> None:
+    if token_id >= model.tokenizer.vocab_size:
+        message = f"{token_id} is no token id; {model.name} has {model.tokenizer.vocab_size}"
+        raise ApiError(HTTPStatus.BAD_REQUEST, message, "invalid_value", param)
+
+
+def _stop_ids(body: Generation, usual: set[int]) -> frozenset[int]:
+    return frozenset() if body.ignore_eos else frozenset(usual)
+
+
+def _echo(model: LoadedModel, prompt: str | Sequence[int], ids: Sequence[int]) -> Echo:
+    """What comes before the answer: a text as it was given; the end-of-text id in front of it stays hidden."""
+    if isinstance(prompt, str):
+        return Echo(prompt)
+    return Echo(model.tokenizer.decode(prompt), Token(ids[0], math.nan))
 
 
 async def respond(engine: Engine, jobs: Sequence[Job], reply: Reply, body: Generation, request: Request) -> Response:
@@ -90,33 +140,38 @@ async def _events(answers: Answers, reply: Reply, num_jobs: int) -> AsyncIterato
     for number in range(num_jobs):
         if opening := reply.opening(number):
             yield _event(opening)
+            choices[number].text += reply.opening_text(number)
     async with aclosing(answers.events()) as events:
         async for number, event in events:
             if isinstance(event, Failure):
                 yield _event(_failure(event).body)
                 return
             start = len(choices[number].text)
-            yield _event(reply.chunk(number, _added(choices[number], event), start))
+            yield _event(reply.chunk(number, _added(choices[number], event, reply, number), start))
     if usage := reply.usage_chunk(choices):
         yield _event(usage)
     yield "data: [DONE]\n\n"
 
 
 async def _write(answers: Answers, reply: Reply, num_jobs: int) -> dict[str, Any]:
-    choices = [Choice() for _ in range(num_jobs)]
+    choices = [Choice(text=reply.opening_text(number)) for number in range(num_jobs)]
     async with aclosing(answers.events()) as events:
         async for number, event in events:
             if isinstance(event, Failure):
                 raise _failure(event)
-            _added(choices[number], event)
+            _added(choices[number], event, reply, number)
     return reply.whole(choices)
 
 
-def _added(choice: Choice, event: Piece | Finish) -> Choice:
+def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: int) -> Choice:
     """Add an event to its choice; give what it added."""
     if isinstance(event, Finish):
-        choice.finish_reason, choice.num_tokens = event.reason, event.num_tokens
+        choice.finish_reason, choice.num_tokens, choice.num_cached = event.reason, event.num_tokens, event.num_cached
         return Choice(finish_reason=event.reason)
+    if isinstance(event, Read):
+        tokens = [*reply.first_tokens(number), *event.tokens]
+        choice.prompt_tokens = tokens
+        return Choice(prompt_tokens=tokens)
     choice.text += event.text
     choice.tokens += event.tokens
     return Choice(text=event.text, tokens=list(event.tokens))
@@ -133,12 +188,10 @@ def _submit(engine: Engine, jobs: Sequence[Job]) -> Answers:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(problem), "shutting_down") from problem
 
 
-def _prompt_ids(model: LoadedModel, prompt: str | Sequence[int]) -> tuple[int, ...]:
+def prompt_ids(model: LoadedModel, prompt: str | Sequence[int]) -> tuple[int, ...]:
+    """Ids of a prompt given as text or as ids; raises ApiError for what this model cannot read."""
     if not isinstance(prompt, str):
-        unknown = next((i for i in prompt if i >= model.tokenizer.vocab_size), None)
-        if unknown is not None:
-            message = f"{unknown} is no token id; {model.name} has {model.tokenizer.vocab_size}"
-            raise ApiError(HTTPStatus.BAD_REQUEST, message, "invalid_value", "prompt")
+        _check_id(model, max(prompt), "prompt")
         return tuple(prompt)
     try:
         return model.encode_prompt(prompt)

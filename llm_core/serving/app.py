@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from importlib.metadata import version as package_version
@@ -19,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from llm_core.serving import answering
 from llm_core.serving.engine import Engine
 from llm_core.serving.errors import RETRY_SECONDS, ApiError, ErrorReply, install_handlers
-from llm_core.serving.follower import Following
+from llm_core.serving.hosting import Host, Line
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.middleware import BodyLimit, VersionHeader
 from llm_core.serving.schema import ChatRequest, CompletionRequest
@@ -38,42 +37,52 @@ router = APIRouter(
 class Service:
     """What the routes work with."""
 
-    line: str
+    host: Host
     engine: Engine
-    following: Callable[[], Following] = Following
-    """What the registry's follower knows at the moment."""
-
-    @property
-    def model(self) -> LoadedModel:
-        """The served model; raises ApiError (503) as long as there is none."""
-        if self.engine.current is None:
-            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{self.line}: {self._reason()}", "model_not_ready")
-        return self.engine.current
 
     def named(self, name: str) -> LoadedModel:
-        """The served model if it goes by this name; raises ApiError (404) otherwise."""
-        model = self.model
-        if name not in (self.line, model.name):
-            message = f"the model {name!r} is not served here; there are {self.line!r} and {model.name!r}"
-            raise ApiError(HTTPStatus.NOT_FOUND, message, "model_not_found", "model")
-        return model
+        """The model that goes by this name; raises ApiError (404, or 503 where its line has none yet)."""
+        line = self.host.line_of(name)
+        if line is None:
+            raise self._unknown(name)
+        if line.champion is None:
+            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{line.name}: {_reason(line)}", "model_not_ready")
+        if name == line.name:
+            return line.champion
+        for model in line.models():
+            if name == model.name:
+                return model
+        raise self._unknown(name)
 
     def state(self) -> dict[str, Any]:
-        """Whether requests are answered, by which version, and what the registry says."""
-        model = self.engine.current
-        status = "draining" if self.engine.is_draining else "ready" if model else "waiting"
-        described = _describe(model) if model else None
-        return {"status": status, "line": self.line, "model": described, "registry": asdict(self.following())}
+        """Whether requests are answered, by which versions, and what the registry says."""
+        lines = {name: _line_state(line) for name, line in self.host.lines.items()}
+        is_served = any(line.champion for line in self.host.lines.values())
+        status = "draining" if self.engine.is_draining else "ready" if is_served else "waiting"
+        return {"status": status, "line": self.host.first.name, **lines[self.host.first.name], "lines": lines}
 
-    def _reason(self) -> str:
-        following = self.following()
-        if following.refused:
-            return f"the champion {following.refused} is refused ({following.refused_because})"
-        if following.registry_error:
-            return f"the registry cannot be asked ({following.registry_error})"
-        if following.champion:
-            return f"the champion {following.champion} is being loaded"
-        return "no champion is registered yet; tidemill run makes one"
+    def _unknown(self, name: str) -> ApiError:
+        names = [*self.host.lines, *(model.name for model in self.host.models())]
+        message = f"the model {name!r} is not served here; there are {', '.join(map(repr, names))}"
+        return ApiError(HTTPStatus.NOT_FOUND, message, "model_not_found", "model")
+
+
+def _line_state(line: Line) -> dict[str, Any]:
+    described = _describe(line.champion) if line.champion else None
+    previous = line.previous.name if line.previous else None
+    return {"model": described, "previous": previous, "registry": asdict(line.following)}
+
+
+def _reason(line: Line) -> str:
+    """Why nothing is served."""
+    following = line.following
+    if following.refused:
+        return f"the champion {following.refused} is refused ({following.refused_because})"
+    if following.registry_error:
+        return f"the registry cannot be asked ({following.registry_error})"
+    if following.champion:
+        return f"the champion {following.champion} is being loaded"
+    return "no champion is registered yet; tidemill run makes one"
 
 
 def create_app(service: Service) -> FastAPI:
@@ -84,7 +93,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(router)
     install_handlers(app)
     app.add_middleware(BodyLimit)
-    app.add_middleware(VersionHeader, served=lambda: service.engine.current.name if service.engine.current else None)
+    app.add_middleware(VersionHeader, served=lambda: getattr(service.host.first.champion, "name", None))
     return app
 
 
@@ -112,9 +121,10 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
 
 @router.get("/v1/models")
 async def list_models(service: Serving) -> dict[str, Any]:
-    """The served model, or none."""
-    model = service.engine.current
-    return {"object": "list", "data": [_listed(service.line, model)] if model else []}
+    """The lines with a champion under their names, and every version in memory under its own."""
+    champions = [(line.name, line.champion) for line in service.host.lines.values() if line.champion]
+    versions = [(model.name, model) for model in service.host.models()]
+    return {"object": "list", "data": [_listed(name, model) for name, model in (*champions, *versions)]}
 
 
 @router.get("/v1/models/{name}")

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 RENDERER = Path(__file__).with_name("chat_renderer.py")
@@ -51,14 +52,20 @@ class ChatTemplate:
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         return cls(template, {name: _token_text(values.get(name)) for name in names})
 
-    def render(self, messages: Sequence[Mapping[str, str]], specials: Sequence[str]) -> list[str]:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        specials: Sequence[str],
+        values: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[str]:
         """The prompt up to the assistant's turn, cut at special tokens: pieces at odd places are special tokens.
 
         Only the template puts special tokens in: the same text inside a message stays text. Raises ChatError.
         """
         disguise = _Disguise(specials)
         hidden = [{key: disguise.hide(value) for key, value in message.items()} for message in messages]
-        variables = {**self._variables, "messages": hidden, "add_generation_prompt": True}
+        given = {key: disguise.hide(value) if isinstance(value, str) else value for key, value in values.items()}
+        variables = {"add_generation_prompt": True, **given, **self._variables, "messages": hidden}
         return disguise.cut(self._ask(variables))
 
     def _ask(self, variables: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 
-from llm_core.serving.engine import Engine
-from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.hosting import Line
+from llm_core.serving.loaded import DEFAULT_SETTINGS, LoadedModel, RunnerSettings
 from llm_core.serving.registry import RegisteredVersion, Registry
 
 logger = logging.getLogger(__name__)
@@ -23,37 +23,23 @@ MAX_RETRY_SECONDS = 60.0
 """A refused version is tried again, later each time: what it lacked (a ledger entry, a file) may have come."""
 
 
-@dataclass(frozen=True)
-class Following:
-    """What the follower knows, for /ready and /version."""
-
-    champion: str | None = None
-    """The version that the registry last named, served or not."""
-    refused: str | None = None
-    """The version that should serve and may not."""
-    refused_because: str | None = None
-    registry_error: str | None = None
-    """Why the registry could not be asked, the last time."""
-
-
 class Follower:
-    """A thread that keeps the engine on the champion of one line; use it as a context."""
+    """A thread that keeps a line on its champion; use it as a context."""
 
     def __init__(
         self,
-        line: str,
+        line: Line,
         registry: Registry,
         admit: Callable[[RegisteredVersion], None],
-        engine: Engine,
+        settings: RunnerSettings = DEFAULT_SETTINGS,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self.following = Following()
-        self._line, self._registry, self._admit, self._engine = line, registry, admit, engine
+        self._line, self._registry, self._admit, self._settings = line, registry, admit, settings
         self._poll_seconds = poll_seconds
         self._refused: RegisteredVersion | None = None
         self._retry_at, self._retry_seconds = 0.0, poll_seconds
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name=f"follower of {line.name}", daemon=True)
 
     def __enter__(self) -> Follower:
         self._thread.start()
@@ -68,13 +54,15 @@ class Follower:
     def check(self) -> None:
         """Ask the registry once and act on its answer."""
         try:
-            champion = self._registry.champion(self._line)
+            champion = self._registry.champion(self._line.name)
         except Exception as problem:  # a registry may fail in any way; those who ask the server must not notice
             self._away(problem)
             return
-        if self.following.registry_error:
-            logger.info("%s: the registry answers again", self._line)
-        self.following = replace(self.following, champion=champion.name if champion else None, registry_error=None)
+        if self._line.following.registry_error:
+            logger.info("%s: the registry answers again", self._line.name)
+        self._line.following = replace(
+            self._line.following, champion=champion.name if champion else None, registry_error=None
+        )
         if champion is not None and not self._is_served(champion) and self._is_due(champion):
             self._take(champion)
 
@@ -84,7 +72,7 @@ class Follower:
             self._stopped.wait(self._poll_seconds)
 
     def _is_served(self, champion: RegisteredVersion) -> bool:
-        current = self._engine.current
+        current = self._line.champion
         if current is None or current.version != champion:
             return False
         self._forget_refusal()  # the alias came back to what is served
@@ -97,31 +85,34 @@ class Follower:
         began = time.monotonic()
         try:
             self._admit(champion)
-            model = LoadedModel.load(champion, self._registry.fetch(champion))
+            model = self._line.loaded(champion) or self._load(champion)
         except Exception as problem:  # whatever is wrong with the new version, the old one goes on
             self._refuse(champion, problem)
             return
-        self._engine.install(model)
+        self._line.install(model)
         self._forget_refusal()
-        logger.info("%s serves (loaded in %.1f s)", champion.name, time.monotonic() - began)
+        logger.info("%s serves (after %.1f s)", champion.name, time.monotonic() - began)
+
+    def _load(self, version: RegisteredVersion) -> LoadedModel:
+        return LoadedModel.load(version, self._registry.fetch(version), self._settings)
 
     def _refuse(self, champion: RegisteredVersion, problem: Exception) -> None:
         again = champion == self._refused
         self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS) if again else self._poll_seconds
         self._refused, self._retry_at = champion, time.monotonic() + self._retry_seconds
         reason = f"{type(problem).__name__}: {problem}"
-        self.following = replace(self.following, refused=champion.name, refused_because=reason)
-        current = self._engine.current
+        self._line.following = replace(self._line.following, refused=champion.name, refused_because=reason)
+        current = self._line.champion
         stays = f"{current.name} goes on" if current else "nothing is served"
         logger.error("%s is refused, %s: %s", champion.name, stays, reason)
 
     def _forget_refusal(self) -> None:
         self._refused, self._retry_seconds = None, self._poll_seconds
-        if self.following.refused is not None:
-            self.following = replace(self.following, refused=None, refused_because=None)
+        if self._line.following.refused is not None:
+            self._line.following = replace(self._line.following, refused=None, refused_because=None)
 
     def _away(self, problem: Exception) -> None:
         reason = f"{type(problem).__name__}: {problem}"
-        if self.following.registry_error is None:  # once per outage, not every two seconds
-            logger.warning("%s: the registry cannot be asked, serving goes on: %s", self._line, reason)
-        self.following = replace(self.following, registry_error=reason)
+        if self._line.following.registry_error is None:  # once per outage, not every two seconds
+            logger.warning("%s: the registry cannot be asked, serving goes on: %s", self._line.name, reason)
+        self._line.following = replace(self._line.following, registry_error=reason)

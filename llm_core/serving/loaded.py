@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from torch import nn
 
 from llm_core.artifact import Artifact, ArtifactError
-from llm_core.generate import generate
+from llm_core.generate import NotFinite, Sampling
+from llm_core.kernels import NativeDecoder, NoCompiler, Precision, block_bytes, is_supported
 from llm_core.models import load_pretrained
+from llm_core.models.folder import GENERATING
+from llm_core.serving.alone import AloneRunner
+from llm_core.serving.blocks import blocks_for
 from llm_core.serving.chat import ChatError, ChatTemplate
+from llm_core.serving.counts import Counts
+from llm_core.serving.jobs import Answer, Event, Failure, Job
+from llm_core.serving.paged import PagedRunner
 from llm_core.serving.registry import RegisteredVersion
 from llm_core.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True)
+class RunnerSettings:
+    """How models are run."""
+
+    precision: Precision = "float32"
+    """Of weights, keys and values. float32 is what was trained and judged; the others are faster."""
+    threads: int = 1
+    max_running: int = 32
+    """Answers that are written at the same time."""
+    cache_bytes: int = 1 << 30
+    """Most memory for one model's keys and values."""
+
+
+DEFAULT_SETTINGS = RunnerSettings()
+
+
+class Runner(Protocol):
+    """Writes the answers of one model version, a step at a time, in the engine's thread."""
+
+    counts: Counts
+
+    @property
+    def num_running(self) -> int: ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the key/value blocks in use, from 0 to 1."""
+
+    def add(self, answer: Answer) -> None:
+        """Take an answer in; it runs as soon as there is room."""
+
+    def step(self) -> None:
+        """A token of each answer that runs, or a chunk of its prompt."""
+
+    def fail_all(self, message: str, is_shutdown: bool = False) -> None:
+        """End every answer with an error."""
+
+
+@dataclass(frozen=True, eq=False)
 class LoadedModel:
     """Weights, tokenizer and chat template of one version; shared by all its requests, never changed."""
 
@@ -29,9 +81,10 @@ class LoadedModel:
     chat: ChatTemplate | None
     context: int
     num_parameters: int
+    runner: Runner = field(default_factory=lambda: AloneRunner(RunnerSettings.max_running))
 
     @classmethod
-    def load(cls, version: RegisteredVersion, folder: Path) -> LoadedModel:
+    def load(cls, version: RegisteredVersion, folder: Path, settings: RunnerSettings = DEFAULT_SETTINGS) -> LoadedModel:
         """Load the artifact at `folder` after checking every file's sha256 and that it is the registered one.
 
         Raises ArtifactError or ModelError for a wrong or damaged folder, NotFinite for weights that do not compute.
@@ -48,7 +101,8 @@ class LoadedModel:
                 f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
             )
         num_parameters = sum(parameter.numel() for parameter in network.parameters())
-        loaded = cls(version, network, tokenizer, ChatTemplate.read(folder), config.context, num_parameters)
+        runner = _runner(network, settings)
+        loaded = cls(version, network, tokenizer, ChatTemplate.read(folder), config.context, num_parameters, runner)
         loaded._warm_up()
         return loaded
 
@@ -61,18 +115,52 @@ class LoadedModel:
         """Ids of a plain prompt; the end-of-text id in front says that a document begins, as in training."""
         return (self.tokenizer.end_id, *self.tokenizer.encode(text))
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Ids of a conversation up to the assistant's turn, written by the model's own template."""
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], values: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[int, ...]:
+        """Ids of a conversation up to the assistant's turn, written by the model's own template, given `values`."""
         if self.chat is None:
             raise ChatError(f"{self.name} has no chat template; use /v1/completions")
         specials = self.tokenizer.special_ids
         ids: list[int] = []
-        for place, piece in enumerate(self.chat.render(messages, tuple(specials))):
+        for place, piece in enumerate(self.chat.render(messages, tuple(specials), values)):
             ids += [specials[piece]] if place % 2 else self.tokenizer.encode(piece)
         return tuple(ids)
 
     def _warm_up(self) -> None:
-        """Decode a few tokens, so that the first request is as fast as the others and bad weights never serve."""
-        prompt = self.encode_prompt("The")
-        for _ in generate(self.network, prompt, max_tokens=WARM_UP_TOKENS, temperature=0.0):
-            pass
+        """Write a few tokens, so that the first request is as fast as the others and bad weights never serve."""
+        if getattr(self.network, "task", None) not in GENERATING:
+            return
+        events: list[Event] = []
+        greedy = Sampling(temperature=0.0)
+        self.runner.add(Answer(Job(self, self.encode_prompt("The"), WARM_UP_TOKENS, greedy), events.append))
+        while self.runner.num_running + self.runner.num_waiting:
+            self.runner.step()
+        if isinstance(events[-1], Failure):
+            raise NotFinite(events[-1].message)
+
+
+def _runner(network: nn.Module, settings: RunnerSettings) -> Runner:
+    """The kernel's runner where it knows the network, else one that decodes each answer by itself."""
+    if not is_supported(network):
+        return AloneRunner(settings.max_running)
+    try:
+        decoder = NativeDecoder(network, _num_blocks(network, settings), settings.precision)
+    except NoCompiler as problem:
+        logger.warning("answers are decoded one by one, several times as slowly: %s", problem)
+        return AloneRunner(settings.max_running)
+    return PagedRunner(decoder, settings.max_running, settings.threads)
+
+
+def _num_blocks(network: nn.Module, settings: RunnerSettings) -> int:
+    """Room for all that may run and as much again for beginnings that come again, within the memory allowed."""
+    config: Any = network.config
+    each = blocks_for(config.context) + 1
+    allowed = settings.cache_bytes // block_bytes(config, settings.precision)
+    if allowed < each:
+        needed = each * block_bytes(config, settings.precision)
+        raise ValueError(
+            f"cache_bytes {settings.cache_bytes} holds less than one text of {config.context} tokens; "
+            f"give at least {needed}"
+        )
+    return min(2 * settings.max_running * each, allowed)

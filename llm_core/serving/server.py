@@ -6,7 +6,8 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
@@ -17,6 +18,8 @@ import uvicorn
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
 from llm_core.serving.follower import POLL_SECONDS, Follower
+from llm_core.serving.hosting import Host
+from llm_core.serving.loaded import DEFAULT_SETTINGS, RunnerSettings
 from llm_core.serving.registry import RegisteredVersion, Registry
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ class PortTaken(ValueError):
 
 
 def serve(
-    line: str,
+    lines: Sequence[str],
     registry: Registry,
     admit: Callable[[RegisteredVersion], None],
     *,
@@ -41,24 +44,29 @@ def serve(
     port: int = 8000,
     poll_seconds: float = POLL_SECONDS,
     drain_seconds: float = DRAIN_SECONDS,
-    threads: int = 1,
+    settings: RunnerSettings = DEFAULT_SETTINGS,
 ) -> None:
-    """Serve the champion of `line` until SIGTERM or SIGINT, then finish what was begun and return.
+    """Serve the champions of `lines` until SIGTERM or SIGINT, then finish what was begun and return.
 
     `admit` raises for a version that may not serve. One CPU thread is the default: on small models more of them gain
     little, and beside a training that holds the cores they wait for each other (130 tokens/s fell to 10 for 4M
     parameters on two cores). Raises PortTaken before anything is loaded.
     """
     listener = open_listener(host, port)
-    torch.set_num_threads(threads)
-    with listener, Engine() as engine, Follower(line, registry, admit, engine, poll_seconds) as follower:
-        app = create_app(Service(line, engine, lambda: follower.following))
+    torch.set_num_threads(settings.threads)
+    host_of_lines = Host(lines)
+    with ExitStack() as stack:
+        stack.enter_context(listener)
+        engine = stack.enter_context(Engine())
+        for line in host_of_lines.lines.values():
+            stack.enter_context(Follower(line, registry, admit, settings, poll_seconds))
+        app = create_app(Service(host_of_lines, engine))
         config = uvicorn.Config(
             app, log_config=_logging(), timeout_graceful_shutdown=FLUSH_SECONDS, server_header=False, lifespan="off"
         )
-        logger.info("%s: http://%s:%d", line, *listener.getsockname()[:2])
+        logger.info("%s: http://%s:%d", ", ".join(lines), *listener.getsockname()[:2])
         DrainingServer(config, engine, drain_seconds).run(sockets=[listener])
-        logger.info("%s: ended, every accepted request was answered or told", line)
+        logger.info("%s: ended, every accepted request was answered or told", ", ".join(lines))
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Model
 from llm_core.models import build, save_pretrained
+from llm_core.serving.alone import AloneRunner
 from llm_core.serving.engine import Engine
+from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.registry import RegisteredVersion
 from llm_core.tokenizer import Tokenizer
@@ -87,19 +89,34 @@ class Scripted(nn.Module):
 def script(model: LoadedModel) -> Script:
     """A loaded model that writes a text for ever, or `ends` after it."""
 
-    def make(text: str, ends: bool = False, gate: threading.Semaphore | None = None, version: str = "1") -> LoadedModel:
+    def make(
+        text: str,
+        ends: bool = False,
+        gate: threading.Semaphore | None = None,
+        version: str = "1",
+        max_running: int = 32,
+    ) -> LoadedModel:
         ids = model.tokenizer.encode(text) + [model.tokenizer.end_id] * ends
         network = Scripted(ids, model.tokenizer.vocab_size, gate)
-        return replace(model, network=network, version=replace(model.version, version=version))
+        return replace(
+            model, network=network, version=replace(model.version, version=version), runner=AloneRunner(max_running)
+        )
 
     return make
 
 
 @pytest.fixture
-def engine(model: LoadedModel) -> Iterator[Engine]:
+def engine() -> Iterator[Engine]:
     with Engine() as running:
-        running.install(model)
         yield running
+
+
+@pytest.fixture
+def host(model: LoadedModel) -> Host:
+    """One line, whose champion is the random model."""
+    made = Host([LINE])
+    made.first.install(model)
+    return made
 
 
 @dataclass

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
+from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import LoadedModel
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -20,8 +21,8 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.fixture
-def client(engine: Engine) -> Iterator[TestClient]:
-    with TestClient(create_app(Service("tiny", engine)), raise_server_exceptions=False) as client:
+def client(engine: Engine, host: Host) -> Iterator[TestClient]:
+    with TestClient(create_app(Service(host, engine)), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -42,7 +43,8 @@ def test_a_completion_names_the_version_and_counts_tokens(client: TestClient, mo
     assert response.status_code == 200
     assert response.headers["x-tidemill-version"] == body["system_fingerprint"] == body["model"] == "tiny@1"
     assert body["usage"] == {"prompt_tokens": len(model.encode_prompt("The")), "completion_tokens": 5} | {
-        "total_tokens": len(model.encode_prompt("The")) + 5
+        "total_tokens": len(model.encode_prompt("The")) + 5,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert body["choices"][0]["finish_reason"] == "length"
 
@@ -57,8 +59,8 @@ def test_the_stream_is_the_whole_answer_in_pieces(client: TestClient) -> None:
     assert {chunk["system_fingerprint"] for chunk in chunks} == {"tiny@1"}
 
 
-def test_a_chat_streams_a_role_then_text_then_why_it_ended(client: TestClient, engine: Engine, script: Script) -> None:
-    engine.install(script("Hello 😀", ends=True))
+def test_a_chat_streams_a_role_then_text_then_why_it_ended(client: TestClient, host: Host, script: Script) -> None:
+    host.first.install(script("Hello 😀", ends=True))
     chunks = streamed(client.post(CHAT, json={"model": "tiny", "messages": HELLO, "stream": True}).text)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0] == {"role": "assistant", "content": ""} and deltas[-1] == {}
@@ -79,8 +81,8 @@ def test_several_prompts_get_answers_in_order(client: TestClient, model: LoadedM
     assert answers[0] == answers[1] and len(answers[0]) == 2
 
 
-def test_log_probabilities_belong_to_the_text(client: TestClient, engine: Engine, script: Script) -> None:
-    engine.install(script("Zoë", ends=True))
+def test_log_probabilities_belong_to_the_text(client: TestClient, host: Host, script: Script) -> None:
+    host.first.install(script("Zoë", ends=True))
     found = ask(client, max_tokens=20, temperature=0, logprobs=2).json()["choices"][0]["logprobs"]
     assert found["tokens"][-2:] == ["bytes:\\xc3", "bytes:\\xab"]
     assert found["text_offset"] == [0, 1, 2, 2]
@@ -88,8 +90,8 @@ def test_log_probabilities_belong_to_the_text(client: TestClient, engine: Engine
     assert all(len(top) == 2 for top in found["top_logprobs"])
 
 
-def test_chat_log_probabilities_hold_exact_bytes(client: TestClient, engine: Engine, script: Script) -> None:
-    engine.install(script("Zoë", ends=True))
+def test_chat_log_probabilities_hold_exact_bytes(client: TestClient, host: Host, script: Script) -> None:
+    host.first.install(script("Zoë", ends=True))
     body = {"model": "tiny", "messages": HELLO, "temperature": 0, "logprobs": True, "top_logprobs": 1}
     content = client.post(CHAT, json=body).json()["choices"][0]["logprobs"]["content"]
     assert bytes(byte for token in content for byte in token["bytes"]).decode() == "Zoë"
@@ -102,15 +104,17 @@ def test_chat_log_probabilities_hold_exact_bytes(client: TestClient, engine: Eng
         ({"n": 33}, "invalid_value", "n", "less than or equal to 32"),
         ({"n": 20, "prompt": ["a", "b"]}, "invalid_value", "prompt", "at most 32 answers"),
         ({"wrong": 1}, "unknown_parameter", "wrong", "unknown parameter"),
-        ({"echo": True}, "unsupported_parameter", "echo", "does not support echo"),
-        ({"best_of": 3}, "unsupported_parameter", "best_of", "does not support best_of"),
-        ({"logit_bias": {"1": 5}}, "unsupported_parameter", "logit_bias", "does not support logit_bias"),
-        ({"frequency_penalty": 0.5}, "unsupported_parameter", "frequency_penalty", "leave it out"),
-        ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options", "set stream to true"),
+        ({"best_of": 2, "n": 3}, "invalid_value", "best_of", "at least n"),
+        ({"best_of": 3, "stream": True}, "invalid_value", "best_of", "cannot be streamed"),
+        ({"logit_bias": {"foo": 5}}, "invalid_value", "logit_bias", "'foo' is no token id"),
+        ({"logit_bias": {"99999": 5}}, "invalid_value", "logit_bias", "99999 is no token id"),
+        ({"logit_bias": {"1": 101}}, "invalid_value", None, "less than or equal to 100"),
+        ({"frequency_penalty": 2.5}, "invalid_value", "frequency_penalty", "less than or equal to 2"),
+        ({"suffix": "text", "tools": [1]}, "unsupported_parameter", "tools", "leave it out"),
         ({"prompt": "word " * 90}, "context_length_exceeded", "prompt", "context is 96 tokens"),
         ({"prompt": [99999]}, "invalid_value", "prompt", "99999 is no token id"),
         ({"prompt": "\ud800"}, "invalid_value", "prompt", "lone surrogate"),
-        ({"max_tokens": 0}, "invalid_value", "max_tokens", "greater than or equal to 1"),
+        ({"max_tokens": 0}, "invalid_value", "max_tokens", "needs echo"),
         ({"stop": [""]}, "invalid_value", None, "at least 1 character"),
     ],
 )
@@ -126,9 +130,7 @@ def test_a_bad_request_says_what_is_wrong(
 
 
 def test_values_that_ask_for_nothing_are_taken(client: TestClient) -> None:
-    response = ask(
-        client, echo=False, best_of=1, logit_bias=None, presence_penalty=0, suffix=None, user="me", stop=None
-    )
+    response = ask(client, echo=False, best_of=0, logit_bias={"foo": 0}, tools=[], suffix=None, user="me", stop=None)
     assert response.status_code == 200
 
 
@@ -172,16 +174,16 @@ def test_a_body_that_is_not_json_or_too_large_is_refused(client: TestClient) -> 
 def test_another_models_name_is_not_found(client: TestClient) -> None:
     response = ask(client, model="gpt-4")
     assert response.status_code == 404
-    assert "'tiny' and 'tiny@1'" in response.json()["error"]["message"]
+    assert "'tiny', 'tiny@1'" in response.json()["error"]["message"]
 
 
 def test_models_are_listed_by_line_and_found_by_version(client: TestClient) -> None:
-    assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == ["tiny"]
+    assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == ["tiny", "tiny@1"]
     assert client.get("/v1/models/tiny@1").json()["tidemill"]["context"] == 96
 
 
 def test_without_a_model_the_server_is_healthy_but_not_ready() -> None:
-    with Engine() as engine, TestClient(create_app(Service("tiny", engine))) as client:
+    with Engine() as engine, TestClient(create_app(Service(Host(["tiny"]), engine))) as client:
         assert client.get("/health").status_code == 200
         for response in (client.get("/ready"), ask(client)):
             assert response.status_code == 503 and response.headers["retry-after"] == "2"
@@ -197,12 +199,12 @@ def test_a_draining_server_refuses_new_work_and_says_so(client: TestClient, engi
     assert client.get("/ready").json()["status"] == "draining"
 
 
-def test_an_error_after_the_stream_began_is_its_last_event(client: TestClient, engine: Engine, script: Script) -> None:
+def test_an_error_after_the_stream_began_is_its_last_event(client: TestClient, host: Host, script: Script) -> None:
     failing = script("a")
     forward = failing.network.forward
     calls = iter([forward, forward])
     failing.network.forward = lambda *args, **names: next(calls)(*args, **names)  # type: ignore[method-assign]
-    engine.install(failing)
+    host.first.install(failing)
     response = ask(client, stream=True)
     assert response.status_code == 200
     assert "[DONE]" not in response.text
@@ -212,27 +214,29 @@ def test_an_error_after_the_stream_began_is_its_last_event(client: TestClient, e
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_frees_the_engine(engine: Engine, script: Script, stream: bool) -> None:
+def test_a_client_that_leaves_frees_the_engine(engine: Engine, host: Host, script: Script, stream: bool) -> None:
     gate = threading.Semaphore(3)
     slow = script("a", gate=gate)
-    engine.install(slow)
-    app = create_app(Service("tiny", engine))
+    host.first.install(slow)
+    app = create_app(Service(host, engine))
     asyncio.run(asyncio.wait_for(_ask_and_leave(app, slow, stream), 20))
     gate.release(100)
     _await_nothing_open(engine)
     assert slow.network.num_calls <= 5  # type: ignore[operator]
 
 
-def test_a_client_that_is_gone_before_its_stream_begins_costs_no_more_tokens(engine: Engine, script: Script) -> None:
+def test_a_client_that_is_gone_before_its_stream_begins_costs_no_more_tokens(
+    engine: Engine, host: Host, script: Script
+) -> None:
     gate = threading.Semaphore(3)
     slow = script("a", gate=gate)
-    engine.install(slow)
+    host.first.install(slow)
 
     async def broken(message: Mapping[str, Any]) -> None:
         raise OSError("the connection is gone")
 
     with pytest.raises(OSError, match="the connection is gone"):
-        asyncio.run(_ask_and_leave(create_app(Service("tiny", engine)), slow, stream=True, send=broken))
+        asyncio.run(_ask_and_leave(create_app(Service(host, engine)), slow, stream=True, send=broken))
     gate.release(100)
     _await_nothing_open(engine)
     assert slow.network.num_calls <= 5  # type: ignore[operator]

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from llm_core.generate import ContextExceeded, Sampling
-from llm_core.serving.engine import Answers, Busy, Draining, Engine, Event, Failure, Finish, Job, Piece
+from llm_core.serving.answers import Answers
+from llm_core.serving.engine import Busy, Draining, Engine
+from llm_core.serving.hosting import Host
+from llm_core.serving.jobs import Event, Failure, Finish, Job, Piece
 from llm_core.serving.loaded import LoadedModel
 
 Script = Callable[..., LoadedModel]
@@ -121,10 +124,11 @@ def test_a_new_model_serves_new_answers_while_old_ones_finish(engine: Engine, sc
     gate = threading.Semaphore(0)
     old, new = script("old", gate=gate), script("new", version="2")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine.install(old)
+    host = Host(["tiny"])
+    host.first.install(old)
     engine.submit(job(old, max_tokens=3), events.put)
-    engine.install(new)
-    assert engine.current is new
+    host.first.install(new)
+    assert host.first.champion is new and host.first.previous is old
     gate.release(3)
     found = [events.get(timeout=10)]
     while not isinstance(found[-1], Finish):
@@ -134,15 +138,17 @@ def test_a_new_model_serves_new_answers_while_old_ones_finish(engine: Engine, sc
 
 def test_a_full_queue_refuses_and_forgets_the_refused(script: Script) -> None:
     gate = threading.Semaphore(0)
-    with Engine(max_running=1, max_waiting=2) as engine:
-        slow = script("a", gate=gate)
+    with Engine(max_waiting=2) as engine:
+        slow = script("a", gate=gate, max_running=1)
         engine.submit(job(slow), lambda event: None)
-        wait_until(lambda: not engine._waiting)
+        gate.release()
+        wait_until(lambda: engine.num_waiting == 0)
         many = [job(slow) for _ in range(3)]
         with pytest.raises(Busy, match="2 requests are waiting"):
             run(engine, *many)
-        assert engine.num_open == 1
         gate.release(100)
+        wait_until(lambda: engine.num_open == 0)
+        assert slow.network.num_calls == 8  # type: ignore[operator]
 
 
 def test_draining_refuses_new_answers_and_finishes_running_ones(engine: Engine, script: Script) -> None:
@@ -160,10 +166,10 @@ def test_draining_refuses_new_answers_and_finishes_running_ones(engine: Engine, 
 def test_closing_tells_every_open_answer(script: Script) -> None:
     gate = threading.Semaphore(0)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine = Engine(max_running=1)
-    with engine:
+    slow = script("a", gate=gate, max_running=1)
+    with Engine() as engine:
         for _ in range(2):
-            engine.submit(job(script("a", gate=gate)), events.put)
+            engine.submit(job(slow), events.put)
         threading.Timer(0.1, gate.release, [100]).start()
     found = [events.get(timeout=10)]
     while sum(isinstance(event, Failure) for event in found) < 2:

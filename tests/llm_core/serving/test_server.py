@@ -28,7 +28,7 @@ from pathlib import Path
 from llm_core.serving.registry import FolderRegistry
 from llm_core.serving.server import serve
 assert "mlflow" not in sys.modules
-serve("tiny", FolderRegistry(Path(sys.argv[1])), lambda version: None, port=int(sys.argv[2]),
+serve(["tiny"], FolderRegistry(Path(sys.argv[1])), lambda version: None, port=int(sys.argv[2]),
       drain_seconds=float(sys.argv[3]))
 """
 

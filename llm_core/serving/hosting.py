@@ -1,0 +1,68 @@
+"""The lines that a server hosts, and which of their versions are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_core.serving.loaded import LoadedModel
+    from llm_core.serving.registry import RegisteredVersion
+
+
+@dataclass(frozen=True)
+class Following:
+    """What the follower knows, for /ready and /version."""
+
+    champion: str | None = None
+    """The version that the registry last named, served or not."""
+    refused: str | None = None
+    """The version that should serve and may not."""
+    refused_because: str | None = None
+    registry_error: str | None = None
+    """Why the registry could not be asked, the last time."""
+
+
+@dataclass
+class Line:
+    """One line's models in memory. The follower replaces them whole; requests take what is there at the moment."""
+
+    name: str
+    champion: LoadedModel | None = None
+    previous: LoadedModel | None = None
+    """Stays loaded, so that a revert takes no time."""
+    following: Following = field(default_factory=Following)
+
+    def install(self, model: LoadedModel) -> None:
+        """Give new requests this model; running ones finish on theirs."""
+        self.previous, self.champion = self.champion, model
+
+    def loaded(self, version: RegisteredVersion) -> LoadedModel | None:
+        """This very version, if it is in memory."""
+        return next((model for model in self.models() if model.version == version), None)
+
+    def models(self) -> Iterator[LoadedModel]:
+        """Those in memory, the champion first."""
+        yield from (model for model in (self.champion, self.previous) if model is not None)
+
+
+class Host:
+    """All lines of one server; the first is the one that /ready speaks of."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.lines = {name: Line(name) for name in names}
+
+    @property
+    def first(self) -> Line:
+        """The line that the server was started for."""
+        return next(iter(self.lines.values()))
+
+    def line_of(self, name: str) -> Line | None:
+        """The line of ``LINE`` or ``LINE@VERSION``."""
+        return self.lines.get(name.partition("@")[0])
+
+    def models(self) -> Iterator[LoadedModel]:
+        """Every model in memory."""
+        for line in self.lines.values():
+            yield from line.models()

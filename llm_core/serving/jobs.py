@@ -1,0 +1,146 @@
+"""What the engine is asked for, what it tells while it writes, and an answer in the middle of being written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm_core.generate import Sampling, Token, room_for_answer
+from llm_core.generate.stop import StopStrings
+from llm_core.tokenizer import StreamDecoder
+
+if TYPE_CHECKING:
+    from llm_core.serving.loaded import LoadedModel
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to be written: a prompt in ids, and how to continue it."""
+
+    model: LoadedModel
+    ids: tuple[int, ...]
+    """Jobs of one request that share this very object wait for the first of them to read it."""
+    max_tokens: int | None
+    """None writes until the end of the context; 0 only reads."""
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
+    num_top: int = 0
+    """Likeliest alternatives to tell with each token."""
+    tells_prompt: bool = False
+    """Whether the prompt's own log-probabilities are asked for."""
+    keeps_stop: bool = False
+    """Whether the stop string that ends the answer belongs to it."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """The prompt with its log-probabilities, where they were asked for; the first token has none."""
+
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that can be shown, and the tokens that it took."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The last event of an answer."""
+
+    reason: Literal["stop", "length"]
+    num_tokens: int
+    num_cached: int = 0
+    """Tokens of the prompt that were in memory already."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last event of an answer that could not be finished."""
+
+    message: str
+    is_shutdown: bool = False
+    """Whether asking again later, or another server, will help."""
+
+
+Event = Read | Piece | Finish | Failure
+
+
+@dataclass
+class Times:
+    """When things happened to an answer, in seconds of the monotonic clock; 0 for not yet."""
+
+    asked: float = 0.0
+    begun: float = 0.0
+    first_token: float = 0.0
+    ended: float = 0.0
+
+
+class Answer:
+    """An answer being written: takes tokens, gives text, knows when it is complete."""
+
+    def __init__(self, job: Job, emit: Callable[[Event], None]) -> None:
+        self.job, self._emit = job, emit
+        room = _room(job)
+        self.limit = room if job.max_tokens is None else min(job.max_tokens, room)
+        self.times = Times(asked=time.monotonic())
+        self.num_tokens = self.num_cached = 0
+        self.is_cancelled = False
+        self._text = StreamDecoder(job.model.tokenizer)
+        self._stop = StopStrings(job.stop, keep=job.keeps_stop)
+        self._unreported: list[Token] = []
+
+    def begin(self, num_cached: int = 0) -> None:
+        """Note that the engine has begun with it, and how much of the prompt it remembered."""
+        if not self.times.begun:
+            self.times.begun, self.num_cached = time.monotonic(), num_cached
+
+    def tell_prompt(self, tokens: tuple[Token, ...]) -> None:
+        """Report the prompt's log-probabilities."""
+        self._emit(Read(tokens))
+
+    def take(self, token: Token) -> bool:
+        """Add the next token; False when the answer is complete."""
+        if not self.times.first_token:
+            self.times.first_token = time.monotonic()
+        if token.id in self.job.stop_ids:
+            return self.finish("stop")
+        self.num_tokens += 1
+        self._unreported.append(token)
+        self._report(self._stop.feed(self._text.push(token.id)))
+        if self._stop.is_hit:
+            return self.finish("stop")
+        return self.num_tokens < self.limit or self.finish("length")
+
+    def finish(self, reason: Literal["stop", "length"]) -> bool:
+        """Report what is left, and the end."""
+        self._report(self._stop.feed(self._text.finish()) + self._stop.flush())
+        if self._unreported:  # tokens whose text a stop string cut off still count in the log-probabilities
+            self._emit(Piece("", tuple(self._unreported)))
+        self.times.ended = time.monotonic()
+        self._emit(Finish("stop" if self._stop.is_hit else reason, self.num_tokens, self.num_cached))
+        return False
+
+    def fail(self, message: str, is_shutdown: bool = False) -> None:
+        """End with an error."""
+        self.times.ended = time.monotonic()
+        self._emit(Failure(message, is_shutdown))
+
+    def _report(self, text: str) -> None:
+        if text:
+            tokens, self._unreported = tuple(self._unreported), []
+            self._emit(Piece(text, tokens))
+
+
+def _room(job: Job) -> int:
+    """Tokens that fit behind the prompt; a prompt that is only read may fill the context."""
+    config: Any = job.model.network.config
+    if job.max_tokens == 0 and len(job.ids) == config.context:
+        return 0
+    return room_for_answer(job.model.network, job.ids)
