@@ -156,6 +156,9 @@ def down() -> None:
 @app.command()
 def serve(
     line: Annotated[list[str], typer.Option(help="A line to serve; several times for several.")] = ["demo"],  # noqa: B006
+    alias: Annotated[
+        list[str], typer.Option(help="Another name of a line, as ALIAS=LINE; several times for several.")
+    ] = [],  # noqa: B006
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     model: Annotated[Path | None, typer.Option(help="Serve this model folder instead of a champion.")] = None,
@@ -167,14 +170,16 @@ def serve(
     cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
+    from llm_core.serving.hosting import Host
     from llm_core.serving.loaded import RunnerSettings
     from llm_core.serving.registry import FolderRegistry, MlflowRegistry, RegisteredVersion
     from llm_core.serving.server import serve as serve_forever
 
+    lines = Host(line, dict(_alias(each) for each in alias))
     settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
     if model is not None:
         registry = FolderRegistry(model)
-        serve_forever(line, registry, admit=lambda version: None, host=host, port=port, settings=settings)
+        serve_forever(lines, registry, admit=lambda version: None, host=host, port=port, settings=settings)
         return
 
     from tasks import champions
@@ -189,7 +194,14 @@ def serve(
         champions.admit(ledger, version)
 
     champions_of = MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served")
-    serve_forever(line, champions_of, admit=admit, host=host, port=port, settings=settings)
+    serve_forever(lines, champions_of, admit=admit, host=host, port=port, settings=settings)
+
+
+def _alias(text: str) -> tuple[str, str]:
+    alias, equals, line = text.partition("=")
+    if not (alias and equals and line):
+        raise ValueError(f"--alias {text}: write it as ALIAS=LINE, for example gpt-4=demo")
+    return alias, line
 
 
 app.command()(clean)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,8 +51,13 @@ class Line:
 class Host:
     """All lines of one server; the first is the one that /ready speaks of."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})) -> None:
         self.lines = {name: Line(name) for name in names}
+        self.aliases = dict(aliases)
+        """Further names of lines, for clients that ask for a model by a name of their own."""
+        for alias, name in self.aliases.items():
+            if name not in self.lines:
+                raise ValueError(f"alias {alias}={name}: {name} is not served here, only {', '.join(self.lines)}")
 
     @property
     def first(self) -> Line:
@@ -59,8 +65,8 @@ class Host:
         return next(iter(self.lines.values()))
 
     def line_of(self, name: str) -> Line | None:
-        """The line of ``LINE`` or ``LINE@VERSION``."""
-        return self.lines.get(name.partition("@")[0])
+        """The line of ``LINE``, ``LINE@VERSION`` or an alias."""
+        return self.lines.get(self.aliases.get(name, name.partition("@")[0]))
 
     def models(self) -> Iterator[LoadedModel]:
         """Every model in memory."""

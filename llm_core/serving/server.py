@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from http import HTTPStatus
 from types import FrameType
@@ -36,7 +36,7 @@ class PortTaken(ValueError):
 
 
 def serve(
-    lines: Sequence[str],
+    lines: Host,
     registry: Registry,
     admit: Callable[[RegisteredVersion], None],
     *,
@@ -54,19 +54,18 @@ def serve(
     """
     listener = open_listener(host, port)
     torch.set_num_threads(settings.threads)
-    host_of_lines = Host(lines)
     with ExitStack() as stack:
         stack.enter_context(listener)
         engine = stack.enter_context(Engine())
-        for line in host_of_lines.lines.values():
+        for line in lines.lines.values():
             stack.enter_context(Follower(line, registry, admit, settings, poll_seconds))
-        app = create_app(Service(host_of_lines, engine))
+        app = create_app(Service(lines, engine))
         config = uvicorn.Config(
             app, log_config=_logging(), timeout_graceful_shutdown=FLUSH_SECONDS, server_header=False, lifespan="off"
         )
-        logger.info("%s: http://%s:%d", ", ".join(lines), *listener.getsockname()[:2])
+        logger.info("%s: http://%s:%d", ", ".join(lines.lines), *listener.getsockname()[:2])
         DrainingServer(config, engine, drain_seconds).run(sockets=[listener])
-        logger.info("%s: ended, every accepted request was answered or told", ", ".join(lines))
+        logger.info("%s: ended, every accepted request was answered or told", ", ".join(lines.lines))
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -25,10 +25,11 @@ SLOW = Model(num_layers=8, width=256, num_heads=4, num_kv_heads=4, mlp_width=512
 PROGRAM = """
 import sys
 from pathlib import Path
+from llm_core.serving.hosting import Host
 from llm_core.serving.registry import FolderRegistry
 from llm_core.serving.server import serve
 assert "mlflow" not in sys.modules
-serve(["tiny"], FolderRegistry(Path(sys.argv[1])), lambda version: None, port=int(sys.argv[2]),
+serve(Host(["tiny"]), FolderRegistry(Path(sys.argv[1])), lambda version: None, port=int(sys.argv[2]),
       drain_seconds=float(sys.argv[3]))
 """
 

@@ -1,0 +1,45 @@
+"""OpenAI's routes: completions, chats and models. They answer under /v1 and without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from llm_core.serving import answering
+from llm_core.serving.schema import ChatRequest, CompletionRequest
+from llm_core.serving.service import Serving, listed
+
+router = APIRouter()
+
+
+@router.post("/completions")
+async def create_completion(body: CompletionRequest, request: Request, service: Serving) -> Response:
+    """Continue a text."""
+    jobs, reply = await run_in_threadpool(answering.completion, service.named(body.model), body)
+    return await answering.respond(service.engine, jobs, reply, body, request)
+
+
+@router.post("/chat/completions")
+async def create_chat_completion(body: ChatRequest, request: Request, service: Serving) -> Response:
+    """Answer in a conversation."""
+    jobs, reply = await run_in_threadpool(answering.chat, service.named(body.model), body)
+    return await answering.respond(service.engine, jobs, reply, body, request)
+
+
+@router.get("/models")
+async def list_models(service: Serving) -> dict[str, Any]:
+    """The lines with a champion under their names, and every version in memory under its own."""
+    names = {**{name: name for name in service.host.lines}, **service.host.aliases}
+    lines = [(name, service.host.lines[line]) for name, line in names.items()]
+    champions = [(name, line.champion) for name, line in lines if line.champion]
+    versions = [(model.name, model) for model in service.host.models()]
+    return {"object": "list", "data": [listed(name, model) for name, model in (*champions, *versions)]}
+
+
+@router.get("/models/{name}")
+async def retrieve_model(name: str, service: Serving) -> dict[str, Any]:
+    """The served model by its name."""
+    return listed(name, service.named(name))

@@ -1,0 +1,36 @@
+"""Whether the server is well, and what it serves."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from importlib.metadata import version as package_version
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from llm_core.serving.errors import RETRY_SECONDS
+from llm_core.serving.service import Serving
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Whether the process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(service: Serving) -> JSONResponse:
+    """Whether requests are answered: 503 until a champion is loaded and while the server ends."""
+    state = service.state()
+    if state["status"] == "ready":
+        return JSONResponse(state)
+    return JSONResponse(state, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": str(RETRY_SECONDS)})
+
+
+@router.get("/version")
+async def version(service: Serving) -> dict[str, Any]:
+    """Versions of the server and of the model."""
+    return {"tidemill": package_version("tidemill"), **service.state()}

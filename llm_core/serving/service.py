@@ -1,0 +1,94 @@
+"""What the routes work with: the lines in memory and the engine that writes their answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from llm_core.serving.engine import Engine
+from llm_core.serving.errors import ApiError
+from llm_core.serving.hosting import Host, Line
+from llm_core.serving.loaded import LoadedModel
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes work with."""
+
+    host: Host
+    engine: Engine
+
+    def named(self, name: str) -> LoadedModel:
+        """The model that goes by this name; raises ApiError (404, or 503 where its line has none yet)."""
+        line = self.host.line_of(name)
+        if line is None:
+            raise self._unknown(name)
+        if line.champion is None:
+            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{line.name}: {_reason(line)}", "model_not_ready")
+        if name == line.name or name in self.host.aliases:
+            return line.champion
+        for model in line.models():
+            if name == model.name:
+                return model
+        raise self._unknown(name)
+
+    def state(self) -> dict[str, Any]:
+        """Whether requests are answered, by which versions, and what the registry says."""
+        lines = {name: _line_state(line) for name, line in self.host.lines.items()}
+        is_served = any(line.champion for line in self.host.lines.values())
+        status = "draining" if self.engine.is_draining else "ready" if is_served else "waiting"
+        return {"status": status, "line": self.host.first.name, **lines[self.host.first.name], "lines": lines}
+
+    def _unknown(self, name: str) -> ApiError:
+        names = [*self.host.lines, *self.host.aliases, *(model.name for model in self.host.models())]
+        message = f"the model {name!r} is not served here; there are {', '.join(map(repr, names))}"
+        return ApiError(HTTPStatus.NOT_FOUND, message, "model_not_found", "model")
+
+
+def _line_state(line: Line) -> dict[str, Any]:
+    described = describe(line.champion) if line.champion else None
+    previous = line.previous.name if line.previous else None
+    return {"model": described, "previous": previous, "registry": asdict(line.following)}
+
+
+def _reason(line: Line) -> str:
+    """Why nothing is served."""
+    following = line.following
+    if following.refused:
+        return f"the champion {following.refused} is refused ({following.refused_because})"
+    if following.registry_error:
+        return f"the registry cannot be asked ({following.registry_error})"
+    if following.champion:
+        return f"the champion {following.champion} is being loaded"
+    return "no champion is registered yet; tidemill run makes one"
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Serving = Annotated[Service, Depends(_service)]
+
+
+def describe(model: LoadedModel) -> dict[str, Any]:
+    """Facts about a version that need no registry."""
+    return {
+        "name": model.name,
+        "version": model.version.version,
+        "artifact": model.version.artifact,
+        "key": model.version.key,
+        "context": model.context,
+        "vocab_size": model.tokenizer.vocab_size,
+        "num_parameters": model.num_parameters,
+        "has_chat_template": model.chat is not None,
+    }
+
+
+def listed(name: str, model: LoadedModel) -> dict[str, Any]:
+    """A model as OpenAI's lists have it."""
+    # The age of a version is the registry's to know; clients only need the field.
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tidemill", "tidemill": describe(model)}

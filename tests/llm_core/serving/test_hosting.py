@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from llm_core.serving.app import Service, create_app
+from llm_core.serving.engine import Engine
+from llm_core.serving.hosting import Host
+from llm_core.serving.loaded import LoadedModel
+
+
+def test_each_line_answers_with_its_own_champion_and_an_alias_with_its_lines(engine: Engine, script: Any) -> None:
+    host = Host(["one", "two"], aliases={"gpt-4": "two"})
+    for number, (name, line) in enumerate(host.lines.items(), start=1):
+        said: LoadedModel = script(name, ends=True)
+        line.install(replace(said, version=replace(said.version, line=name, version=str(number))))
+    with TestClient(create_app(Service(host, engine))) as client:
+        for asked, name in (("one", "one@1"), ("two", "two@2"), ("gpt-4", "two@2"), ("two@2", "two@2")):
+            response = client.post("/v1/completions", json={"model": asked, "prompt": "The", "temperature": 0})
+            assert response.headers["x-tidemill-version"] == response.json()["model"] == name
+            assert response.json()["choices"][0]["text"] == name.partition("@")[0]
+        listed = [entry["id"] for entry in client.get("/models").json()["data"]]
+        assert listed == ["one", "two", "gpt-4", "one@1", "two@2"]
+        assert client.post("/completions", json={"model": "one@9", "prompt": "The"}).status_code == 404
+
+
+def test_an_alias_of_a_line_that_is_not_served_is_refused() -> None:
+    with pytest.raises(ValueError, match="alias gpt-4=other: other is not served here, only one"):
+        Host(["one"], {"gpt-4": "other"})
+
+
+def test_the_version_before_stays_in_memory_and_comes_back_without_loading(script: Any) -> None:
+    line = Host(["tiny"]).first
+    first, second = script("a", version="1"), script("b", version="2")
+    line.install(first)
+    line.install(second)
+    assert line.previous is first and line.loaded(first.version) is first
+    line.install(first)
+    assert line.champion is first and line.previous is second
