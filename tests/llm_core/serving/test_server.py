@@ -106,7 +106,7 @@ def test_the_official_client_completes_chats_and_streams(artifact: Artifact) -> 
         stream = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
         said = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
         assert said == answer.choices[0].message.content
-        assert stream[-1].usage == answer.usage
+        assert stream[-1].usage.total_tokens == answer.usage.total_tokens
         with pytest.raises(openai.BadRequestError, match="does not support tools"):
             client.chat.completions.create(**ask, tools=[{"type": "function", "function": {"name": "f"}}])
         process.terminate()
