@@ -37,7 +37,7 @@ def register(
         ledger.append("reserved", cfg.line, key(cfg, model), {"artifact": model.digest})
         version = tracker.find_version(cfg.line, model.key)
         if version is None:
-            tags = {**facts, "tidemill.key": model.key, "tidemill.artifact": model.digest}
+            tags = {**facts, "tidemill.key": model.key, "tidemill.artifact": model.digest, **_golden(model)}
             version = tracker.create_version(cfg.line, run_id, model.path, tags)
         body = {
             "version": version.number,
@@ -49,6 +49,15 @@ def register(
         entry = ledger.append("registered", cfg.line, key(cfg, model), body)
         tracker.tag_version(version, {"tidemill.ledger": entry.hash})
         return entry
+
+
+def _golden(model: Artifact) -> dict[str, str]:
+    """What the model says to a sentence: whoever serves it has to find the same."""
+    from llm_core.models import load_pretrained
+    from llm_core.serving.golden import TAG, Golden
+    from llm_core.tokenizer import Tokenizer
+
+    return {TAG: Golden.of(load_pretrained(model.path), Tokenizer.load(model.path)).to_tag()}
 
 
 def key(cfg: Register, model: Artifact) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from llm_core.artifact import Artifact, ArtifactError
@@ -16,6 +17,7 @@ from llm_core.generate import NotFinite, Sampling
 from llm_core.kernels import NativeDecoder, NoCompiler, Precision, block_bytes, is_supported
 from llm_core.models import load_pretrained
 from llm_core.models.folder import GENERATING
+from llm_core.serving import golden
 from llm_core.serving.alone import AloneRunner
 from llm_core.serving.blocks import blocks_for
 from llm_core.serving.chat import ChatError, ChatTemplate
@@ -28,6 +30,8 @@ from llm_core.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 4
+# How far a logit may be from torch's in float32, in standard deviations of the logits.
+MOST_ERROR: Mapping[Precision, float] = {"float32": 0.01, "bfloat16": 0.3, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class LoadedModel:
     def load(cls, version: RegisteredVersion, folder: Path, settings: RunnerSettings = DEFAULT_SETTINGS) -> LoadedModel:
         """Load the artifact at `folder` after checking every file's sha256 and that it is the registered one.
 
-        Raises ArtifactError or ModelError for a wrong or damaged folder, NotFinite for weights that do not compute.
+        Raises ArtifactError or ModelError for a wrong or damaged folder, NotFinite for weights that do not compute,
+        GoldenMismatch for a model that does not say here what it said when it was registered.
         """
         artifact = Artifact.open(folder, "model")
         if artifact.digest != version.artifact:
@@ -100,6 +105,8 @@ class LoadedModel:
             raise ArtifactError(
                 f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
             )
+        if tag := version.tags.get(golden.TAG):
+            golden.Golden.from_tag(tag).check(network, tokenizer)
         num_parameters = sum(parameter.numel() for parameter in network.parameters())
         runner = _runner(network, settings)
         loaded = cls(version, network, tokenizer, ChatTemplate.read(folder), config.context, num_parameters, runner)
@@ -138,6 +145,17 @@ class LoadedModel:
             self.runner.step()
         if isinstance(events[-1], Failure):
             raise NotFinite(events[-1].message)
+        if isinstance(self.runner, PagedRunner):
+            self._compare(self.runner)
+
+    def _compare(self, runner: PagedRunner) -> None:
+        """Raise NotFinite where the kernel computes something else than torch does."""
+        ids = self.encode_prompt(golden.TEXT)[: self.context]
+        with torch.inference_mode():
+            expected = self.network(torch.tensor([ids])).logits[0, -1]
+        error = float((torch.from_numpy(runner.logits_of(ids)) - expected).abs().max() / expected.std())
+        if not error <= MOST_ERROR[runner.precision]:
+            raise NotFinite(f"the kernel's logits are {error:.3g} standard deviations off in {runner.precision}")
 
 
 def _runner(network: nn.Module, settings: RunnerSettings) -> Runner:

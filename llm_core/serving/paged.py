@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llm_core.generate import Token
-from llm_core.kernels import BLOCK_TOKENS, NativeDecoder, Rows, StepResult
+from llm_core.kernels import BLOCK_TOKENS, NativeDecoder, Precision, Rows, StepResult
 from llm_core.serving.blocks import BlockPool, blocks_for, digests_of
 from llm_core.serving.counts import Counts
 from llm_core.serving.drawing import Draw, draw_tokens, prompt_tokens
@@ -85,6 +85,22 @@ class PagedRunner:
     def cache_usage(self) -> float:
         """Share of the blocks that answers hold, from 0 to 1."""
         return 1 - self._pool.num_free / self._pool.num_blocks
+
+    @property
+    def precision(self) -> Precision:
+        """Of weights, keys and values."""
+        return self._decoder.precision
+
+    def logits_of(self, ids: Sequence[int]) -> np.ndarray:
+        """The logits (V) behind a text, computed beside all answers; it needs free blocks."""
+        blocks = self._pool.take(blocks_for(len(ids)))
+        assert blocks is not None, "a model is compared before it serves"
+        count = len(ids)
+        places, text = np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
+        rows = Rows(np.array(ids, np.int32), places, text, np.array([blocks], np.int32))
+        result = self._decoder.step(rows, np.array([count - 1], np.int32), self._threads)
+        self._pool.release(blocks)
+        return result.logits[0]
 
     def add(self, answer: Answer) -> None:
         """Take an answer in; it runs as soon as there is room."""
