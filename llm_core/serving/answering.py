@@ -19,13 +19,14 @@ from starlette.types import Receive, Scope, Send
 from llm_core.generate import ContextExceeded, Token
 from llm_core.serving.answers import Answers
 from llm_core.serving.chat import ChatError
-from llm_core.serving.engine import Busy, Draining, Engine
+from llm_core.serving.engine import Busy, Draining
 from llm_core.serving.errors import ApiError
 from llm_core.serving.jobs import Failure, Finish, Job, Piece, Read
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.middleware import VERSION_HEADER
 from llm_core.serving.replies import ChatReply, Choice, CompletionReply, Echo, Frame, Reply
 from llm_core.serving.schema import ChatRequest, CompletionRequest, Generation, Message
+from llm_core.serving.service import Service
 from llm_core.tokenizer import TokenizerError
 
 CLIENT_GONE = 499
@@ -102,9 +103,9 @@ def _echo(model: LoadedModel, prompt: str | Sequence[int], ids: Sequence[int]) -
     return Echo(model.tokenizer.decode(prompt), Token(ids[0], math.nan))
 
 
-async def respond(engine: Engine, jobs: Sequence[Job], reply: Reply, body: Generation, request: Request) -> Response:
+async def respond(service: Service, jobs: Sequence[Job], reply: Reply, body: Generation, request: Request) -> Response:
     """Have the jobs written and answer in one piece or as a stream; stop writing as soon as the client is gone."""
-    answers = _submit(engine, jobs)
+    answers = _submit(service, jobs)
     headers = {VERSION_HEADER: jobs[0].model.name}
     if body.stream:
         return _EventStream(answers, reply, len(jobs), headers)
@@ -177,9 +178,9 @@ def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: i
     return Choice(text=event.text, tokens=list(event.tokens))
 
 
-def _submit(engine: Engine, jobs: Sequence[Job]) -> Answers:
+def _submit(service: Service, jobs: Sequence[Job]) -> Answers:
     try:
-        return Answers(engine, jobs)
+        return Answers(service.engine, jobs, service.metrics.answered)
     except ContextExceeded as problem:
         raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "context_length_exceeded", "prompt") from problem
     except Busy as problem:

@@ -33,6 +33,9 @@ class Outbox:
             to.put_nowait((number, event))
 
 
+Ended = Callable[[Answer, str], None]
+"""Told of each answer that ended, and why: stop, length, abort (its client left) or error."""
+
 _outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()
 
 
@@ -45,19 +48,17 @@ def outbox() -> Outbox:
 class Answers:
     """The answers to one request as an asynchronous stream of (number of the job, event), cancelled when left."""
 
-    def __init__(self, engine: Engine, jobs: Sequence[Job]) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, jobs: Sequence[Job], ended: Ended = lambda answer, reason: None) -> None:
+        self._engine, self._ended = engine, ended
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._outbox = outbox()
         self._open: dict[int, Answer] = {}
-        self.all: list[Answer] = []
         try:
             for number, job in enumerate(jobs):
                 self._open[number] = engine.submit(job, self._reporter(number))
         except (ValueError, EngineUnavailable):
             self.cancel()
             raise
-        self.all = list(self._open.values())
 
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """All events as they come, until every answer is complete."""
@@ -65,7 +66,7 @@ class Answers:
             while self._open:
                 number, event = await self._events.get()
                 if isinstance(event, Finish | Failure):
-                    del self._open[number]
+                    self._ended(self._open.pop(number), event.reason if isinstance(event, Finish) else "error")
                 yield number, event
         finally:
             self.cancel()
@@ -74,6 +75,7 @@ class Answers:
         """Stop every answer that is not complete."""
         for answer in self._open.values():
             self._engine.cancel(answer)
+            self._ended(answer, "abort")
         self._open.clear()
 
     def _reporter(self, number: int) -> Callable[[Event], None]:

@@ -7,7 +7,7 @@ from importlib.metadata import version as package_version
 from fastapi import FastAPI
 
 from llm_core.serving.errors import ErrorReply, install_handlers
-from llm_core.serving.middleware import BodyLimit, VersionHeader
+from llm_core.serving.middleware import BodyLimit, CountResponses, VersionHeader
 from llm_core.serving.routes import openai, page, status
 from llm_core.serving.service import Service
 
@@ -35,5 +35,6 @@ def create_app(service: Service) -> FastAPI:
         app.include_router(module.router)
     install_handlers(app)
     app.add_middleware(BodyLimit)
+    app.add_middleware(CountResponses, metrics=service.metrics)
     app.add_middleware(VersionHeader, served=lambda: getattr(service.host.first.champion, "name", None))
     return app

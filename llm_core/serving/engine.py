@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 256
+MAX_OPEN = 48
+"""Answers that run or wait: half as many more than run together by default, so that waiting at most adds half of the
+time that an answer takes. Whoever comes later is better served by another server, or a moment later."""
 
 
 class EngineUnavailable(RuntimeError):
@@ -38,8 +40,8 @@ class Busy(EngineUnavailable):
 class Engine:
     """Writes answers in a thread of its own; use it as a context."""
 
-    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
-        self._max_waiting = max_waiting
+    def __init__(self, max_open: int = MAX_OPEN) -> None:
+        self._max_open = max_open
         self._arrived: deque[Answer] = deque()
         self._busy: list[LoadedModel] = []
         """The models with open answers."""
@@ -85,8 +87,8 @@ class Engine:
         with self._changed:
             if self._is_draining or self._is_closed:
                 raise Draining("the server is shutting down; ask again when it is back")
-            if self._num_waiting >= self._max_waiting:
-                raise Busy(f"{self._max_waiting} requests are waiting already; ask again in a moment")
+            if self._num_open >= self._max_open:
+                raise Busy(f"{self._num_open} answers are being written or wait already; ask again in a moment")
             self._arrived.append(answer)
             self._num_open += 1
             self._num_waiting += 1

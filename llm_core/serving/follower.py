@@ -101,7 +101,7 @@ class Follower:
         self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS) if again else self._poll_seconds
         self._refused, self._retry_at = champion, time.monotonic() + self._retry_seconds
         reason = f"{type(problem).__name__}: {problem}"
-        self._line.following = replace(self._line.following, refused=champion.name, refused_because=reason)
+        self._line.refuse(champion.name, reason)
         current = self._line.champion
         stays = f"{current.name} goes on" if current else "nothing is served"
         logger.error("%s is refused, %s: %s", champion.name, stays, reason)

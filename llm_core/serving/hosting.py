@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from llm_core.serving.loaded import LoadedModel
@@ -25,6 +25,16 @@ class Following:
     """Why the registry could not be asked, the last time."""
 
 
+class LineObserver(Protocol):
+    """Who wants to know what happens to a line, in the follower's thread."""
+
+    def swapped(self, line: str, before: LoadedModel | None, after: LoadedModel) -> None:
+        """Another version took over."""
+
+    def refused(self, line: str, version: str, reason: str) -> None:
+        """A version should serve and may not."""
+
+
 @dataclass
 class Line:
     """One line's models in memory. The follower replaces them whole; requests take what is there at the moment."""
@@ -35,9 +45,19 @@ class Line:
     """Stays loaded, so that a revert takes no time."""
     following: Following = field(default_factory=Following)
 
+    observers: list[LineObserver] = field(default_factory=list)
+
     def install(self, model: LoadedModel) -> None:
         """Give new requests this model; running ones finish on theirs."""
         self.previous, self.champion = self.champion, model
+        for observer in self.observers:
+            observer.swapped(self.name, self.previous, model)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Note a version that should serve and may not."""
+        self.following = replace(self.following, refused=name, refused_because=reason)
+        for observer in self.observers:
+            observer.refused(self.name, name, reason)
 
     def loaded(self, version: RegisteredVersion) -> LoadedModel | None:
         """This very version, if it is in memory."""

@@ -90,7 +90,7 @@ class Answer:
         room = _room(job)
         self.limit = room if job.max_tokens is None else min(job.max_tokens, room)
         self.times = Times(asked=time.monotonic())
-        self.num_tokens = self.num_cached = 0
+        self.num_tokens = self.num_cached = self.num_preempted = 0
         self.is_cancelled = False
         self._text = StreamDecoder(job.model.tokenizer)
         self._stop = StopStrings(job.stop, keep=job.keeps_stop)

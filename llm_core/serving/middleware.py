@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from llm_core.serving.metrics import Metrics
 
 MAX_BODY_BYTES = 4 * 2**20
 VERSION_HEADER = "x-tidemill-version"
@@ -52,3 +56,19 @@ class VersionHeader:
             await send(message)
 
         await self._app(scope, receive, named)
+
+
+class CountResponses:
+    """Counts each response under its route's pattern and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")
+                self._metrics.responded(route, message["status"])
+            await send(message)
+
+        await self._app(scope, receive, counted if scope["type"] == "http" else send)

@@ -144,6 +144,7 @@ class PagedRunner:
         self._leave(text)
         text.blocks, text.num_read = [], 0
         self._waiting.appendleft(text)
+        text.answer.num_preempted += 1
         self.counts.preemptions += 1
 
     def _shares(self) -> list[Share]:

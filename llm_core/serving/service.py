@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -12,14 +12,17 @@ from llm_core.serving.engine import Engine
 from llm_core.serving.errors import ApiError
 from llm_core.serving.hosting import Host, Line
 from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.metrics import Metrics
 
 
-@dataclass(frozen=True)
 class Service:
     """What the routes work with."""
 
-    host: Host
-    engine: Engine
+    def __init__(self, host: Host, engine: Engine) -> None:
+        self.host, self.engine = host, engine
+        self.metrics = Metrics(host, engine)
+        for line in host.lines.values():
+            line.observers.append(self.metrics)
 
     def named(self, name: str) -> LoadedModel:
         """The model that goes by this name; raises ApiError (404, or 503 where its line has none yet)."""

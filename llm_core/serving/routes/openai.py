@@ -19,14 +19,14 @@ router = APIRouter()
 async def create_completion(body: CompletionRequest, request: Request, service: Serving) -> Response:
     """Continue a text."""
     jobs, reply = await run_in_threadpool(answering.completion, service.named(body.model), body)
-    return await answering.respond(service.engine, jobs, reply, body, request)
+    return await answering.respond(service, jobs, reply, body, request)
 
 
 @router.post("/chat/completions")
 async def create_chat_completion(body: ChatRequest, request: Request, service: Serving) -> Response:
     """Answer in a conversation."""
     jobs, reply = await run_in_threadpool(answering.chat, service.named(body.model), body)
-    return await answering.respond(service.engine, jobs, reply, body, request)
+    return await answering.respond(service, jobs, reply, body, request)
 
 
 @router.get("/models")

@@ -7,7 +7,8 @@ from importlib.metadata import version as package_version
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from llm_core.serving.errors import RETRY_SECONDS
 from llm_core.serving.service import Serving
@@ -34,3 +35,9 @@ async def ready(service: Serving) -> JSONResponse:
 async def version(service: Serving) -> dict[str, Any]:
     """Versions of the server and of the model."""
     return {"tidemill": package_version("tidemill"), **service.state()}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(service: Serving) -> Response:
+    """Numbers for Prometheus."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
