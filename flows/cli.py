@@ -184,10 +184,11 @@ def serve(
 
     from tasks import champions
     from tasks.ledger import Ledger
-    from tasks.services import prepare_mlflow, tracking_uri
+    from tasks.services import mlflow_store, prepare_mlflow, tracking_uri
 
     ws = workspace()
-    prepare_mlflow(ws.home)
+    if tracking_uri(ws.home) == mlflow_store(ws.home):  # one elsewhere is not ours to make
+        prepare_mlflow(ws.home)
     ledger = Ledger(ws.home)
 
     def admit(version: RegisteredVersion) -> None:

@@ -67,7 +67,8 @@ class Ledger:
                 raise LedgerError(
                     f"{self._path}: format {version}, this version reads {LEDGER_FORMAT}; upgrade tidemill"
                 )
-            connection.execute(f"PRAGMA user_version = {LEDGER_FORMAT}")
+            if version != LEDGER_FORMAT:  # setting it writes, and a replica's home is read-only
+                connection.execute(f"PRAGMA user_version = {LEDGER_FORMAT}")
 
     def find(self, kind: str, key: str) -> Entry | None:
         """The entry of this effect, if it happened."""
@@ -156,13 +157,21 @@ class Ledger:
     def _private_key(self) -> Ed25519PrivateKey:
         place = self._keys / "ledger.pem"
         if not place.exists():
+            if (self._keys / "ledger.pub").exists():
+                raise LedgerError(f"{place}: not here, so this home only checks entries; write where that key is")
             self._create_keys(place)
         key = serialization.load_pem_private_key(place.read_bytes(), password=None)
         assert isinstance(key, Ed25519PrivateKey)
         return key
 
     def _public_key(self) -> Ed25519PublicKey:
-        return self._private_key().public_key()
+        """What signatures are checked with: a home with only ``ledger.pub`` can check and cannot sign."""
+        public = self._keys / "ledger.pub"
+        if (self._keys / "ledger.pem").exists() or not public.exists():
+            return self._private_key().public_key()
+        key = serialization.load_pem_public_key(public.read_bytes())
+        assert isinstance(key, Ed25519PublicKey)
+        return key
 
     def _create_keys(self, place: Path) -> None:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,27 @@ def test_a_ledger_of_a_newer_format_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(LedgerError, match="format 99"):
         Ledger(tmp_path)
+
+
+def test_reading_writes_nothing_so_that_a_home_may_be_read_only(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.move("promoted", "demo", "a", {"version": 1}, expected=None)
+    before = (tmp_path / "ledger.db").read_bytes()  # SQLite counts changes in it: the same value set again is one
+    assert Ledger(tmp_path).champion("demo") is not None
+    assert (tmp_path / "ledger.db").read_bytes() == before
+
+
+def test_with_the_public_key_alone_entries_are_checked_and_none_is_signed(ledger: Ledger, tmp_path: Path) -> None:
+    entry = ledger.append("registered", "demo", "key", {"version": 1})
+    publish_key(tmp_path / "keys")
+    ledger.check(entry)
+    with pytest.raises(LedgerError, match="only checks entries"):
+        ledger.append("registered", "demo", "other", {"version": 2})
+    with pytest.raises(LedgerError, match="was changed"):
+        ledger.check(replace(entry, line="another"))
+
+
+def publish_key(keys: Path) -> None:
+    """Leave `keys` as a replica has it, by the command that deploy/README.md names."""
+    private, public = str(keys / "ledger.pem"), str(keys / "ledger.pub")
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    (keys / "ledger.pem").unlink()
