@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -167,6 +168,8 @@ def serve(
     ] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads that write answers.", min=1)] = 1,
     max_running: Annotated[int, typer.Option(help="Answers that are written at the same time.", min=1)] = 32,
+    max_waiting: Annotated[int, typer.Option(help="Answers that may wait; whoever comes later gets 503.", min=0)] = 16,
+    poll_seconds: Annotated[float, typer.Option(help="How often the registry is asked.", min=0.05)] = 2.0,
     cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
@@ -177,9 +180,17 @@ def serve(
 
     lines = Host(line, dict(_alias(each) for each in alias))
     settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
+    serve_on = partial(
+        serve_forever,
+        lines,
+        host=host,
+        port=port,
+        settings=settings,
+        poll_seconds=poll_seconds,
+        max_open=max_running + max_waiting,
+    )
     if model is not None:
-        registry = FolderRegistry(model)
-        serve_forever(lines, registry, admit=lambda version: None, host=host, port=port, settings=settings)
+        serve_on(FolderRegistry(model), admit=lambda version: None)
         return
 
     from tasks import champions
@@ -194,8 +205,7 @@ def serve(
     def admit(version: RegisteredVersion) -> None:
         champions.admit(ledger, version)
 
-    champions_of = MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served")
-    serve_forever(lines, champions_of, admit=admit, host=host, port=port, settings=settings)
+    serve_on(MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served"), admit=admit)
 
 
 def _alias(text: str) -> tuple[str, str]:

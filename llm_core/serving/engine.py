@@ -11,12 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from llm_core.serving.jobs import Answer, Event, Job
-
-if TYPE_CHECKING:
-    from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.jobs import Answer, Event, Job, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +39,7 @@ class Engine:
     def __init__(self, max_open: int = MAX_OPEN) -> None:
         self._max_open = max_open
         self._arrived: deque[Answer] = deque()
-        self._busy: list[LoadedModel] = []
+        self._busy: list[Writer] = []
         """The models with open answers."""
         self._num_open = self._num_waiting = 0
         self._changed = threading.Condition()
@@ -134,7 +130,7 @@ class Engine:
                 self._busy.append(model)
             model.runner.add(answer)
 
-    def _step(self, model: LoadedModel) -> None:
+    def _step(self, model: Writer) -> None:
         try:
             model.runner.step()
         except Exception as problem:  # the boundary between models: one that fails must not end the others

@@ -5,21 +5,64 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
+
+from torch import nn
 
 from llm_core.generate import Sampling, Token, room_for_answer
 from llm_core.generate.stop import StopStrings
-from llm_core.tokenizer import StreamDecoder
+from llm_core.serving.registry import RegisteredVersion
+from llm_core.tokenizer import StreamDecoder, Tokenizer
 
-if TYPE_CHECKING:
-    from llm_core.serving.loaded import LoadedModel
+
+class Runner(Protocol):
+    """Writes the answers of one model version, a step at a time, in the engine's thread."""
+
+    @property
+    def num_running(self) -> int: ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the key/value blocks in use, from 0 to 1."""
+
+    def add(self, answer: Answer) -> None:
+        """Take an answer in; it runs as soon as there is room."""
+
+    def step(self) -> None:
+        """A token of each answer that runs, or a chunk of its prompt."""
+
+    def fail_all(self, message: str, is_shutdown: bool = False) -> None:
+        """End every answer with an error."""
+
+
+class Writer(Protocol):
+    """What a job needs of its model."""
+
+    @property
+    def name(self) -> str:
+        """LINE@VERSION."""
+
+    @property
+    def version(self) -> RegisteredVersion: ...
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def runner(self) -> Runner: ...
 
 
 @dataclass(frozen=True)
 class Job:
     """One answer to be written: a prompt in ids, and how to continue it."""
 
-    model: LoadedModel
+    model: Writer
     ids: tuple[int, ...]
     """Jobs of one request that share this very object wait for the first of them to read it."""
     max_tokens: int | None

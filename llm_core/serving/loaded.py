@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +21,7 @@ from llm_core.serving import golden
 from llm_core.serving.alone import AloneRunner
 from llm_core.serving.blocks import blocks_for
 from llm_core.serving.chat import ChatError, ChatTemplate
-from llm_core.serving.counts import Counts
-from llm_core.serving.jobs import Answer, Event, Failure, Job
+from llm_core.serving.jobs import Answer, Event, Failure, Job, Runner
 from llm_core.serving.paged import PagedRunner
 from llm_core.serving.registry import RegisteredVersion
 from llm_core.tokenizer import Tokenizer
@@ -48,31 +47,6 @@ class RunnerSettings:
 
 
 DEFAULT_SETTINGS = RunnerSettings()
-
-
-class Runner(Protocol):
-    """Writes the answers of one model version, a step at a time, in the engine's thread."""
-
-    counts: Counts
-
-    @property
-    def num_running(self) -> int: ...
-
-    @property
-    def num_waiting(self) -> int: ...
-
-    @property
-    def cache_usage(self) -> float:
-        """Share of the key/value blocks in use, from 0 to 1."""
-
-    def add(self, answer: Answer) -> None:
-        """Take an answer in; it runs as soon as there is room."""
-
-    def step(self) -> None:
-        """A token of each answer that runs, or a chunk of its prompt."""
-
-    def fail_all(self, message: str, is_shutdown: bool = False) -> None:
-        """End every answer with an error."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,8 @@ SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 4
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000, 100_000)
 PER_TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 WAITING = "num_requests_waiting"
+QUEUE_METRIC = f"tidemill_{WAITING}"
+"""What autoscalers look at: Kubernetes' names take no colon."""
 
 
 class Metrics:
@@ -124,6 +126,5 @@ class _Moment:
             waiting.add_metric([line.name], sum(runner.num_waiting for runner in runners))
             usage.add_metric([line.name], max((runner.cache_usage for runner in runners), default=0.0))
         yield from (running, waiting, usage)
-        # Kubernetes' names take no colon; an autoscaler looks at this one.
-        yield GaugeMetricFamily(f"tidemill_{WAITING}", "Answers that wait, over all lines.", self._engine.num_waiting)
+        yield GaugeMetricFamily(QUEUE_METRIC, "Answers that wait, over all lines.", self._engine.num_waiting)
         yield GaugeMetricFamily("tidemill_num_requests_open", "Answers that wait or run.", self._engine.num_open)

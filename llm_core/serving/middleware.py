@@ -67,8 +67,15 @@ class CountResponses:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", "none")
-                self._metrics.responded(route, message["status"])
+                self._metrics.responded(_pattern(scope), message["status"])
             await send(message)
 
         await self._app(scope, receive, counted if scope["type"] == "http" else send)
+
+
+def _pattern(scope: Scope) -> str:
+    """The path of the route that answered, with names in place of what was asked for."""
+    route = scope.get("route")
+    if route is None:
+        return "none"
+    return scope["path"] if not scope.get("path_params") else str(route.path)

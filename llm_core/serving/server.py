@@ -16,7 +16,7 @@ import torch
 import uvicorn
 
 from llm_core.serving.app import Service, create_app
-from llm_core.serving.engine import Engine
+from llm_core.serving.engine import MAX_OPEN, Engine
 from llm_core.serving.follower import POLL_SECONDS, Follower
 from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import DEFAULT_SETTINGS, RunnerSettings
@@ -45,6 +45,7 @@ def serve(
     poll_seconds: float = POLL_SECONDS,
     drain_seconds: float = DRAIN_SECONDS,
     settings: RunnerSettings = DEFAULT_SETTINGS,
+    max_open: int = MAX_OPEN,
 ) -> None:
     """Serve the champions of `lines` until SIGTERM or SIGINT, then finish what was begun and return.
 
@@ -56,7 +57,7 @@ def serve(
     torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
         stack.enter_context(listener)
-        engine = stack.enter_context(Engine())
+        engine = stack.enter_context(Engine(max_open))
         for line in lines.lines.values():
             stack.enter_context(Follower(line, registry, admit, settings, poll_seconds))
         app = create_app(Service(lines, engine))

@@ -18,12 +18,12 @@ from flows.cli import app, serve
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
+from llm_core.serving.metrics import QUEUE_METRIC
 from llm_core.serving.server import DRAIN_SECONDS, FLUSH_SECONDS
 from tests.contracts.deploy_linters import manifests
 
 ROOT = Path(__file__).parents[2]
-QUEUE_METRIC, METRICS_PATH = "tidemill_num_requests_waiting", "/metrics"
-"""What the autoscaler scales on, and where the server says it."""
+METRICS_PATH = "/metrics"
 OPTIONS_TO_COME = {"--keys"}
 """Options of `tidemill serve` that the manifests give before the command has them."""
 PROBES = {"startupProbe": "/health", "readinessProbe": "/ready", "livenessProbe": "/health"}

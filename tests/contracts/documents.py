@@ -157,7 +157,7 @@ def _default(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return ", ".join(f"`{item}`" for item in value) if isinstance(value, tuple) else f"`{value}`"
+    return ", ".join(f"`{item}`" for item in value) if isinstance(value, tuple | list) else f"`{value}`"
 
 
 def _without_stop(sentence: str) -> str:

@@ -15,11 +15,13 @@ from llm_core.labels.label_studio import Draft, Proposed, tasks_json
 from llm_core.labels.task import Kind, LabelError, Task
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
+from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import LoadedModel
 from tests.llm_core.labels.tasks import make_task
 from tests.llm_core.serving.conftest import (  # noqa: F401 - fixtures: a tiny model behind the real routes
     artifact,
     engine,
+    host,
     model,
     publish,
     registered,
@@ -194,8 +196,8 @@ def test_a_server_that_cannot_answer_is_a_clear_error(
 
 
 @pytest.fixture
-def served(engine: Engine) -> Any:  # noqa: F811
-    with TestClient(create_app(Service("tiny", engine))) as client:
+def served(engine: Engine, host: Host) -> Any:  # noqa: F811
+    with TestClient(create_app(Service(host, engine))) as client:
         yield client
 
 
@@ -214,10 +216,10 @@ def test_our_own_server_drafts_and_the_same_export_gives_the_same_bytes(served: 
 
 def test_our_own_servers_log_probabilities_choose_a_label(
     served: Any,
-    engine: Engine,  # noqa: F811
+    host: Host,  # noqa: F811
     script: Callable[..., LoadedModel],  # noqa: F811
 ) -> None:
-    engine.install(script("bad film", ends=True))
+    host.first.install(script("bad film", ends=True))
     (proposed,) = Champion(served).propose([make_task("classification", "So so.")], LABELS)
     assert proposed.draft is not None and proposed.draft.answer == "bad"
     assert proposed.draft.score == pytest.approx(1.0, abs=1e-3)
