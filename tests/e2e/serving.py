@@ -108,12 +108,25 @@ class Running:
 
 @contextmanager
 def server(ws: Workspace, *options: str, broken: str = "") -> Iterator[Running]:
-    """`tidemill serve` on a free port; `broken` is code that spoils it first."""
+    """`tidemill serve` of the line on a free port; `broken` is code that spoils it first."""
+    environment = {**os.environ, **project_environment(ws), "PYTHONPATH": str(ROOT)}
+    with _started(("--line", LINE, "--poll-seconds", "0.05", *options), broken, ws.root, environment) as running:
+        yield running
+
+
+@contextmanager
+def serve_folder(model: Path, *options: str) -> Iterator[Running]:
+    """`tidemill serve` of a model's folder on a free port."""
+    with _started(("--model", str(model), *options), "", ROOT, dict(os.environ)) as running:
+        yield running
+
+
+@contextmanager
+def _started(options: Sequence[str], broken: str, folder: Path, environment: dict[str, str]) -> Iterator[Running]:
     port = free_port()
     program = f"{broken}\nfrom flows.cli import main\nmain()"
-    command = [sys.executable, "-c", program, "serve", "--line", LINE, "--port", str(port), "--poll-seconds", "0.05"]
-    environment = {**os.environ, **project_environment(ws), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*command, *options], cwd=ws.root, env=environment)
+    command = [sys.executable, "-c", program, "serve", "--port", str(port), *options]
+    process = subprocess.Popen(command, cwd=folder, env=environment)
     try:
         yield Running(process, f"http://127.0.0.1:{port}")
     finally:
