@@ -20,6 +20,7 @@ class AloneRunner:
     """All answers of one model version; one thread steps it."""
 
     cache_usage = 0.0
+    can_constrain = False
 
     def __init__(self, max_running: int) -> None:
         self.counts = Counts()

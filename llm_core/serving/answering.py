@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from llm_core.generate import ContextExceeded, Token
 from llm_core.serving.answers import Answers
 from llm_core.serving.chat import ChatError
+from llm_core.serving.constraint import Constraint, ConstraintError
 from llm_core.serving.engine import Busy, Draining
 from llm_core.serving.errors import ApiError
 from llm_core.serving.jobs import Failure, Finish, Job, Piece, Read
@@ -46,6 +47,7 @@ def completion(model: LoadedModel, body: CompletionRequest) -> tuple[list[Job], 
         num_top=body.logprobs or 0,
         tells_prompt=body.echo and body.logprobs is not None,
         keeps_stop=body.include_stop_str_in_output,
+        constraint=_constraint(model, body),
     )
     jobs = [job(ids, sampling=drawn) for ids in prompts for drawn in body.samplings()]
     echoes = [_echo(model, prompt, ids) for prompt, ids in zip(body.prompts, prompts, strict=True)] if body.echo else []
@@ -66,6 +68,7 @@ def chat(model: LoadedModel, body: ChatRequest) -> tuple[list[Job], Reply]:
         stop_ids=_stop_ids(body, set(model.tokenizer.special_ids.values())),  # any of them ends a turn
         num_top=body.top_logprobs,
         keeps_stop=body.include_stop_str_in_output,
+        constraint=_constraint(model, body),
     )
     jobs = [job(ids, sampling=drawn) for drawn in body.samplings()]
     return jobs, ChatReply(Frame(model, len(ids), body.logprobs, body.stream_options.include_usage))
@@ -79,6 +82,20 @@ def conversation_ids(
         return model.encode_chat([message.plain() for message in messages], values)
     except (ChatError, TokenizerError) as problem:
         raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "invalid_conversation", "messages") from problem
+
+
+def _constraint(model: LoadedModel, body: Generation) -> Constraint | None:
+    """The form of the answers; raises ApiError for one that this model cannot be held to."""
+    if body.json_form is None:
+        return None
+    if not model.runner.can_constrain:
+        message = f"{model.name} cannot be held to a form, as the kernel does not run it; leave response_format out"
+        raise ApiError(HTTPStatus.BAD_REQUEST, message, "unsupported_parameter", "response_format")
+    network: Any = model.network
+    try:
+        return Constraint(body.json_form, model.tokenizer, network.config.vocab_size)
+    except ConstraintError as problem:
+        raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "invalid_value", "response_format") from problem
 
 
 def _check_biases(model: LoadedModel, body: Generation) -> None:

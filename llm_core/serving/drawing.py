@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from llm_core.generate import Token
-from llm_core.generate.sampling import Penalties, RandomStreams, choose
+from llm_core.generate.sampling import NEVER, Penalties, RandomStreams, choose
 
 if TYPE_CHECKING:
     from llm_core.kernels import StepResult
     from llm_core.serving.jobs import Job
+
+LEAST = -1e30
 
 
 class Draw:
@@ -33,24 +35,32 @@ class Draw:
         """What rows must have in common to be drawn together; penalties are applied before, row by row."""
         penalties = Penalties(sampling, [job.ids], job.stop_ids)
         self._penalties = None if penalties.changes_nothing else penalties
+        self._form = None if job.constraint is None else job.constraint.begin()
         self._written: list[int] = []
 
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is taken as it is."""
-        return self.sampling.temperature == 0 and self._penalties is None
+        return self.sampling.temperature == 0 and self._penalties is None and self._form is None
 
     def note(self, token_id: int) -> None:
-        """Remember a token that was written, for those that penalties look at."""
+        """Remember a token that was written, for those that penalties and forms look at."""
         if self._penalties is not None:
             self._written.append(token_id)
+        if self._form is not None:
+            self._form.note(token_id)
 
     def scores(self, logits: np.ndarray) -> torch.Tensor:
         """Logits (V) as the draw sees them, (V)."""
         scores = torch.from_numpy(logits)
-        if self._penalties is None:
-            return scores
-        return self._penalties.apply(scores[None], torch.tensor([self._written], dtype=torch.int64))[0]
+        if self._penalties is not None:
+            written = torch.tensor([self._written], dtype=torch.int64)
+            scores = self._penalties.apply(scores[None], written)[0]
+        if self._form is not None:
+            allowed = torch.from_numpy(self._form.allowed())
+            # A ban (min_tokens, logit_bias) of all that the form allows would leave nothing to draw.
+            scores = torch.where(allowed, scores.clamp_min(LEAST), NEVER)
+        return scores
 
 
 def draw_tokens(draws: Sequence[Draw], rows: np.ndarray, result: StepResult) -> list[Token]:

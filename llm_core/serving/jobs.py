@@ -11,12 +11,16 @@ from torch import nn
 
 from llm_core.generate import Sampling, Token, room_for_answer
 from llm_core.generate.stop import StopStrings
+from llm_core.serving.constraint import Constraint
 from llm_core.serving.registry import RegisteredVersion
 from llm_core.tokenizer import StreamDecoder, Tokenizer
 
 
 class Runner(Protocol):
     """Writes the answers of one model version, a step at a time, in the engine's thread."""
+
+    can_constrain: bool
+    """Whether answers can be held to a form."""
 
     @property
     def num_running(self) -> int: ...
@@ -76,6 +80,8 @@ class Job:
     """Whether the prompt's own log-probabilities are asked for."""
     keeps_stop: bool = False
     """Whether the stop string that ends the answer belongs to it."""
+    constraint: Constraint | None = None
+    """The form that the answer must have."""
 
 
 @dataclass(frozen=True)

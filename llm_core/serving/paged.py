@@ -66,6 +66,8 @@ class Share:
 class PagedRunner:
     """All answers of one model version; one thread steps it."""
 
+    can_constrain = True
+
     def __init__(self, decoder: NativeDecoder, max_running: int, threads: int = 1) -> None:
         self.counts = Counts()
         self._decoder, self._max_running, self._threads = decoder, max_running, threads

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from llm_core.generate import Sampling
+from llm_core.serving.constraint import ANY_OBJECT
 
 MAX_ANSWERS = 32
 """Answers of one request: prompts times n."""
@@ -29,7 +30,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "parallel_tool_calls": (True, False),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tool_choice": ("none", "auto"),
@@ -61,6 +61,31 @@ class StreamOptions(Body):
     """Padding against observers of lengths; taken and not needed, since TLS ends before this server."""
 
 
+class JsonSchema(Body):
+    """A schema that an answer follows."""
+
+    name: str = ""
+    description: str = ""
+    schema_: dict[str, Any] = Field(alias="schema")
+    """JSON Schema, as far as llguidance reads it."""
+    strict: bool = True
+    """Always so here: what does not follow the schema is never written."""
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -91,6 +116,9 @@ class Generation(Body):
     """Write on behind the end of the text, until the answer's length (not in OpenAI's API)."""
     include_stop_str_in_output: bool = False
     """Keep the stop text that ended the answer (not in OpenAI's API)."""
+    response_format: ResponseFormat = TextFormat(type="text")
+    """The form of the answer: text, a JSON object, or JSON of a schema. Only tokens that fit are drawn; an answer that
+    reaches its length before its end is no whole JSON."""
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """Equal seeds and requests to one model version give equal answers."""
     n: int = Field(default=1, ge=1, le=MAX_ANSWERS)
@@ -134,6 +162,24 @@ class Generation(Body):
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @model_validator(mode="after")
+    def _a_form_has_an_end(self) -> Self:
+        if self.ignore_eos and self.json_form is not None:
+            raise PydanticCustomError(
+                "invalid_value", "{param} has an end; leave out ignore_eos", {"param": "response_format"}
+            )
+        return self
+
+    @property
+    def json_form(self) -> Mapping[str, Any] | None:
+        """The schema of the answer; None for text."""
+        match self.response_format:
+            case JsonObjectFormat():
+                return ANY_OBJECT
+            case JsonSchemaFormat(json_schema=given):
+                return given.schema_
+        return None
 
     @property
     def num_candidates(self) -> int:

@@ -138,7 +138,8 @@ def test_values_that_ask_for_nothing_are_taken(client: TestClient) -> None:
     ("values", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "no"}}}}, "response_format"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],
@@ -292,3 +293,32 @@ def test_a_page_elsewhere_cannot_make_a_browser_ask(client: TestClient) -> None:
         COMPLETIONS, content=body, headers={"content-type": "text/plain", "origin": "https://evil.example"}
     )
     assert refused.status_code == 400 and "access-control-allow-origin" not in refused.headers
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"year": {"type": "integer", "minimum": 0, "maximum": 9999}},
+    "required": ["year"],
+}
+STRICT = {**SCHEMA, "additionalProperties": False}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_keeps_to_its_schema_however_the_model_was_trained(client: TestClient, temperature: float) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "date", "schema": STRICT}}
+    ask = {"model": "tiny", "messages": HELLO, "response_format": form, "temperature": temperature, "n": 4, "seed": 1}
+    choices = client.post(CHAT, json=ask).json()["choices"]
+    for choice in choices:
+        assert choice["finish_reason"] == "stop"
+        ((key, year),) = json.loads(choice["message"]["content"]).items()
+        assert key == "year" and isinstance(year, int) and year <= 9999
+    free = client.post(CHAT, json={**ask, "response_format": {"type": "text"}}).json()["choices"]
+    assert not any(choice["message"]["content"].startswith("{") for choice in free)
+
+
+def test_any_object_begins_as_one(client: TestClient) -> None:
+    formed, free = (
+        ask(client, temperature=0, response_format={"type": kind}).json()["choices"][0]["text"]
+        for kind in ("json_object", "text")
+    )
+    assert formed.startswith("{") and not free.startswith("{")
