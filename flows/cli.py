@@ -170,6 +170,9 @@ def serve(
     max_running: Annotated[int, typer.Option(help="Answers that are written at the same time.", min=1)] = 32,
     max_waiting: Annotated[int, typer.Option(help="Answers that may wait; whoever comes later gets 503.", min=0)] = 16,
     poll_seconds: Annotated[float, typer.Option(help="How often the registry is asked.", min=0.05)] = 2.0,
+    memory_mb: Annotated[
+        int | None, typer.Option(help="Most memory for all models; the line asked longest ago is unloaded.", min=1)
+    ] = None,
     cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
@@ -178,7 +181,7 @@ def serve(
     from llm_core.serving.registry import FolderRegistry, MlflowRegistry, RegisteredVersion
     from llm_core.serving.server import serve as serve_forever
 
-    lines = Host(line, dict(_alias(each) for each in alias))
+    lines = Host(line, dict(_alias(each) for each in alias), memory_mb << 20 if memory_mb else None)
     settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
     serve_on = partial(
         serve_forever,

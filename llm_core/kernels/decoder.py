@@ -109,8 +109,12 @@ class NativeDecoder:
         if not self._handle:
             raise MemoryError(self._library.decoder_problem().decode())
         self._finalizer = weakref.finalize(self, self._library.decoder_free, self._handle)
+        bits = {"float32": 32, "bfloat16": 16, "int8": 8}[precision]
+        self.num_bytes = num_blocks * block_bytes(config, precision)
+        """Memory of packed weights and of all blocks; the system gives a block's when it is first written to."""
         for name, layer, tensor in _weights(network):
             self._set(name, layer, tensor)
+            self.num_bytes += tensor.numel() * (bits if tensor.dim() == 2 and name != "tokens" else 32) // 8
 
     def step(self, rows: Rows, wanted: np.ndarray, threads: int = 1) -> StepResult:
         """Read the rows' tokens; give the logits of those whose numbers are `wanted` (W), ascending and int32."""

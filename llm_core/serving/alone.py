@@ -21,6 +21,7 @@ class AloneRunner:
 
     cache_usage = 0.0
     can_constrain = False
+    num_bytes = 0
 
     def __init__(self, max_running: int) -> None:
         self.counts = Counts()

@@ -52,7 +52,9 @@ class Follower:
         self._stopped.set()
 
     def check(self) -> None:
-        """Ask the registry once and act on its answer."""
+        """Ask the registry once and act on its answer; a line that was unloaded waits for its next request."""
+        if self._line.is_unloaded:
+            return
         try:
             champion = self._registry.champion(self._line.name)
         except Exception as problem:  # a registry may fail in any way; those who ask the server must not notice

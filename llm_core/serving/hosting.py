@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -10,6 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from llm_core.serving.loaded import LoadedModel
     from llm_core.serving.registry import RegisteredVersion
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,15 @@ class Line:
     previous: LoadedModel | None = None
     """Stays loaded, so that a revert takes no time."""
     following: Following = field(default_factory=Following)
-
+    last_used: float = 0.0
+    """When it was asked last, in seconds of the monotonic clock."""
+    is_unloaded: bool = False
+    """Whether its models gave way to those of other lines; the next request brings its champion back."""
     observers: list[LineObserver] = field(default_factory=list)
 
     def install(self, model: LoadedModel) -> None:
         """Give new requests this model; running ones finish on theirs."""
-        self.previous, self.champion = self.champion, model
+        self.previous, self.champion, self.is_unloaded = self.champion, model, False
         for observer in self.observers:
             observer.swapped(self.name, self.previous, model)
 
@@ -58,6 +66,15 @@ class Line:
         self.following = replace(self.following, refused=name, refused_because=reason)
         for observer in self.observers:
             observer.refused(self.name, name, reason)
+
+    def use(self) -> LoadedModel | None:
+        """The champion for a request; a line that was unloaded will be loaded again."""
+        self.last_used, self.is_unloaded = time.monotonic(), False
+        return self.champion
+
+    def unload(self) -> None:
+        """Give the memory back once the last answers have ended."""
+        self.champion, self.previous, self.is_unloaded = None, None, True
 
     def loaded(self, version: RegisteredVersion) -> LoadedModel | None:
         """This very version, if it is in memory."""
@@ -71,8 +88,11 @@ class Line:
 class Host:
     """All lines of one server; the first is the one that /ready speaks of."""
 
-    def __init__(self, names: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})) -> None:
-        self.lines = {name: Line(name) for name in names}
+    def __init__(
+        self, names: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({}), most_bytes: int | None = None
+    ) -> None:
+        self.lines = {name: Line(name, observers=[self]) for name in names}
+        self._most_bytes = most_bytes
         self.aliases = dict(aliases)
         """Further names of lines, for clients that ask for a model by a name of their own."""
         for alias, name in self.aliases.items():
@@ -92,3 +112,23 @@ class Host:
         """Every model in memory."""
         for line in self.lines.values():
             yield from line.models()
+
+    def swapped(self, line: str, before: LoadedModel | None, after: LoadedModel) -> None:
+        """Keep to the memory allowed: versions before the present ones go first, then whole lines.
+
+        Of each the line that was not asked for the longest time; the one that was just loaded stays.
+        """
+        others = sorted((each for each in self.lines.values() if each.name != line), key=lambda each: each.last_used)
+        for each in (*others, self.lines[line]):
+            if self._is_too_much():
+                each.previous = None
+        for each in others:
+            if self._is_too_much() and each.champion is not None:
+                logger.info("%s is unloaded, the memory is needed for %s", each.champion.name, after.name)
+                each.unload()
+
+    def refused(self, line: str, version: str, reason: str) -> None:
+        """Nothing to do: a refused version is not in memory."""
+
+    def _is_too_much(self) -> bool:
+        return self._most_bytes is not None and sum(model.num_bytes for model in self.models()) > self._most_bytes

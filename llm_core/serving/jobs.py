@@ -32,6 +32,10 @@ class Runner(Protocol):
     def cache_usage(self) -> float:
         """Share of the key/value blocks in use, from 0 to 1."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory beside the network's own weights."""
+
     def add(self, answer: Answer) -> None:
         """Take an answer in; it runs as soon as there is room."""
 

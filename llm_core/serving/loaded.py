@@ -92,6 +92,11 @@ class LoadedModel:
         """LINE@VERSION."""
         return self.version.name
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes at most, answers running: weights for torch, packed ones, keys and values."""
+        return sum(tensor.nbytes for tensor in self.network.parameters()) + self.runner.num_bytes
+
     def encode_prompt(self, text: str) -> tuple[int, ...]:
         """Ids of a plain prompt; the end-of-text id in front says that a document begins, as in training."""
         return (self.tokenizer.end_id, *self.tokenizer.encode(text))

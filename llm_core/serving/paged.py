@@ -89,6 +89,11 @@ class PagedRunner:
         return 1 - self._pool.num_free / self._pool.num_blocks
 
     @property
+    def num_bytes(self) -> int:
+        """Packed weights, and all blocks once they were used."""
+        return self._decoder.num_bytes
+
+    @property
     def precision(self) -> Precision:
         """Of weights, keys and values."""
         return self._decoder.precision

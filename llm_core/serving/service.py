@@ -29,10 +29,11 @@ class Service:
         line = self.host.line_of(name)
         if line is None:
             raise self._unknown(name)
-        if line.champion is None:
+        champion = line.use()
+        if champion is None:
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{line.name}: {_reason(line)}", "model_not_ready")
         if name == line.name or name in self.host.aliases:
-            return line.champion
+            return champion
         for model in line.models():
             if name == model.name:
                 return model

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +10,10 @@ from fastapi.testclient import TestClient
 
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
+from llm_core.serving.follower import Follower
 from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.registry import RegisteredVersion
 
 
 def test_each_line_answers_with_its_own_champion_and_an_alias_with_its_lines(engine: Engine, script: Any) -> None:
@@ -40,3 +44,44 @@ def test_the_version_before_stays_in_memory_and_comes_back_without_loading(scrip
     assert line.previous is first and line.loaded(first.version) is first
     line.install(first)
     assert line.champion is first and line.previous is second
+
+
+def test_the_line_asked_longest_ago_gives_way_and_comes_back_when_asked(
+    engine: Engine, publish: Any, tmp_path: Path
+) -> None:
+    artifacts = [publish(tmp_path / str(seed), seed) for seed in range(1, 4)]
+    found = [RegisteredVersion(f"line{n}", "1", each.digest, each.key) for n, each in enumerate(artifacts)]
+    registry = SeveralLines({v.line: v for v in found}, {v.name: a.path for v, a in zip(found, artifacts, strict=True)})
+    one = LoadedModel.load(found[0], artifacts[0].path)
+    host = Host([version.line for version in found], most_bytes=2 * one.num_bytes)
+    followers = [Follower(line, registry, lambda version: None) for line in host.lines.values()]
+    for follower in followers[:2]:
+        follower.check()
+    with TestClient(create_app(Service(host, engine))) as client:
+
+        def ask(line: str) -> int:
+            return int(client.post("/v1/completions", json={"model": line, "prompt": "The"}).status_code)
+
+        assert [ask("line1"), ask("line0")] == [200, 200]
+        followers[2].check()  # a third line: the second was asked longest ago
+        assert sorted(model.name for model in host.models()) == ["line0@1", "line2@1"]
+        followers[1].check()
+        assert host.lines["line1"].champion is None
+        refused = client.post("/v1/completions", json={"model": "line1", "prompt": "The"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        followers[1].check()
+        assert ask("line1") == 200 and sum(1 for _ in host.models()) == 2
+
+
+@dataclass
+class SeveralLines:
+    """A registry of a version for each line."""
+
+    versions: Mapping[str, RegisteredVersion]
+    folders: Mapping[str, Path]
+
+    def champion(self, line: str) -> RegisteredVersion | None:
+        return self.versions[line]
+
+    def fetch(self, version: RegisteredVersion) -> Path:
+        return self.folders[version.name]
