@@ -96,6 +96,7 @@ def run_facts(ws: Workspace, recipe: Recipe, flow_run: str) -> dict[str, str]:
         "git.commit": code.commit,
         "git.dirty": str(bool(code.diff)).lower(),
         "config.sha256": recipe_sha256(recipe),
+        "data.license": recipe.collect.license,
     }
 
 

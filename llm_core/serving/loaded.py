@@ -20,6 +20,7 @@ from llm_core.models.folder import GENERATING
 from llm_core.serving import golden
 from llm_core.serving.alone import AloneRunner
 from llm_core.serving.blocks import blocks_for
+from llm_core.serving.cards import Card
 from llm_core.serving.chat import ChatError, ChatTemplate
 from llm_core.serving.jobs import Answer, Event, Failure, Job, Runner
 from llm_core.serving.paged import PagedRunner
@@ -60,6 +61,7 @@ class LoadedModel:
     context: int
     num_parameters: int
     runner: Runner = field(default_factory=lambda: AloneRunner(RunnerSettings.max_running))
+    card: Card = Card()
 
     @classmethod
     def load(cls, version: RegisteredVersion, folder: Path, settings: RunnerSettings = DEFAULT_SETTINGS) -> LoadedModel:
@@ -83,7 +85,8 @@ class LoadedModel:
             golden.Golden.from_tag(tag).check(network, tokenizer)
         num_parameters = sum(parameter.numel() for parameter in network.parameters())
         runner = _runner(network, settings)
-        loaded = cls(version, network, tokenizer, ChatTemplate.read(folder), config.context, num_parameters, runner)
+        chat, card = ChatTemplate.read(folder), Card.read(artifact)
+        loaded = cls(version, network, tokenizer, chat, config.context, num_parameters, runner, card)
         loaded._warm_up()
         return loaded
 

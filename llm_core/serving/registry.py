@@ -42,6 +42,8 @@ class RegisteredVersion:
     key: str
     """Key of the model: sha256 of everything that its weights follow from."""
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+    run_id: str | None = field(default=None, compare=False)
+    """The MLflow run that made it."""
 
     @property
     def name(self) -> str:
@@ -134,6 +136,7 @@ def _registered(found: ModelVersion) -> RegisteredVersion:
         artifact=found.tags[ARTIFACT_TAG],
         key=found.tags[KEY_TAG],
         tags=dict(found.tags),
+        run_id=found.run_id or None,
     )
 
 

@@ -1,42 +1,57 @@
-"""The playground: one page, without anything from elsewhere."""
+"""The playground: a page of small files, without anything from elsewhere."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import re
+from http import HTTPStatus
 from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 
-PLAYGROUND = Path(__file__).parents[1] / "playground.html"
+FOLDER = Path(__file__).parents[1] / "playground"
+INDEX = "index.html"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Script, style and pictures are files of ours, requests go to this server, and no text can become markup.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # a newer server has a newer page; the tag makes asking again cheap
+}
 
-router = APIRouter()
-
-
-@router.get("/", include_in_schema=False)
-async def playground() -> HTMLResponse:
-    """The page to try the model on."""
-    page = PLAYGROUND.read_text(encoding="utf-8")
-    headers = {
-        "content-security-policy": _content_security_policy(page),
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-    }
-    return HTMLResponse(page, headers=headers)
-
-
-def _content_security_policy(page: str) -> str:
-    """Allow this page's own script and style by their hashes, requests to this server, and nothing else."""
-    script, style = (_source_hash(page, element) for element in ("script", "style"))
-    return (
-        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+router = APIRouter(include_in_schema=False)
 
 
-def _source_hash(page: str, element: str) -> str:
-    found = re.search(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    assert found is not None, f"{PLAYGROUND} has no <{element}>"
-    return f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
+@router.get("/")
+async def playground(request: Request) -> Response:
+    """The page to try models on."""
+    return _file(INDEX, request)
+
+
+@router.get("/playground/{name}")
+async def playground_file(name: str, request: Request) -> Response:
+    """Its style, scripts and icon."""
+    return _file(name, request)
+
+
+def _file(name: str, request: Request) -> Response:
+    """A file of the page, or 304 for who has it already."""
+    path = next((path for path in FOLDER.iterdir() if path.name == name and path.suffix in MEDIA_TYPES), None)
+    if path is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    content = path.read_bytes()
+    headers = {**HEADERS, "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(content, headers=headers, media_type=MEDIA_TYPES[path.suffix])
