@@ -18,6 +18,7 @@ def test_uncommitted_code_goes_with_a_run_and_what_runs_write_does_not(project: 
     assert "+CHANGED = True" in Code.of(project.root).diff
     facts = run_facts(project, load_recipe("tiny", project.configs), "flow")
     assert (facts["git.commit"], facts["git.dirty"], facts["prefect.flow_run_id"]) == (clean.commit, "true", "flow")
+    assert facts["data.license"].startswith("public domain")
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path) -> None:

@@ -69,11 +69,16 @@ function commandLine(command) {
 
 function facts(values) {
   const rows = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return rows.length ? make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: shown(value) })])) : null;
+  return rows.length ? make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { class: isExact(value) ? "exact" : "", text: shown(value) })])) : null;
 }
 
 function shown(value) {
   return typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(5) : String(value);
+}
+
+/** Hashes and ids, which people compare character by character. */
+function isExact(value) {
+  return typeof value === "string" && /[0-9a-f]{8}/.test(value);
 }
 
 function prefixed(prefix, values) {

@@ -8,7 +8,7 @@ import { pieceOf } from "./tokens.js";
 
 const ALTERNATIVES = 5;
 const MOST_WAITS = 20;
-const NEAR_PIXELS = 120;
+const NEAR_PIXELS = 60;
 const ENDINGS = { length: "cut at the limit", stop: "ended by itself" };
 
 export class Column {
@@ -48,6 +48,7 @@ export class Column {
     const turn = answerTurn(this.answers, values.n || 1, () => this.page.retry(this));
     const messages = this.messages(said, system);
     this.turns.push(turn);
+    this.answers.scrollTop = this.answers.scrollHeight;
     return this.write("v1/chat/completions", { ...values, messages, logprobs: true, top_logprobs: ALTERNATIVES }, turn.places);
   }
 
@@ -175,7 +176,7 @@ export class Column {
     figures.first ||= performance.now();
     figures.last = performance.now();
     figures.tokens += Math.max(tokens.length, 1);
-    keepingTheEndInView(this.turns.length > 0, () => place.add(text, tokens));
+    keepingTheEndInView(this.answers, () => place.add(text, tokens));
     if (choice.index === 0) this.voice.add(text);
     this.showFigures(figuresOf(figures));
   }
@@ -211,11 +212,10 @@ function figuresOf({ tokens, began, first, last, seed, ending }) {
 }
 
 /** Someone who reads the end of a conversation goes on seeing it; someone who scrolled up stays there. */
-function keepingTheEndInView(isChat, change) {
-  const page = document.documentElement;
-  const isAtEnd = isChat && page.scrollHeight - innerHeight - scrollY < NEAR_PIXELS;
+function keepingTheEndInView(answers, change) {
+  const isAtEnd = answers.scrollHeight - answers.clientHeight - answers.scrollTop < NEAR_PIXELS;
   change();
-  if (isAtEnd) scrollTo({ top: page.scrollHeight });
+  if (isAtEnd) answers.scrollTop = answers.scrollHeight;
 }
 
 function pause(milliseconds, signal) {

@@ -43,7 +43,6 @@ function send() {
   said.push(prompt);
   $("prompt").value = "";
   columns.forEach((column) => column.say(said, systemMessage(), values));
-  $("request").scrollIntoView({ block: "nearest" });
 }
 
 /** Take a turn back into the field; it and what followed leave the conversation. */
@@ -197,9 +196,8 @@ function listen() {
   }
   $("request").addEventListener("submit", (event) => {
     event.preventDefault();
-    const wrong = [...document.querySelectorAll("#parameters input")].find((field) => !field.checkValidity());
-    if (wrong) $("settings").open = true;
-    if (wrong) wrong.reportValidity();
+    const wrong = document.querySelector("#settings input:invalid");
+    if (wrong) showWrong(wrong);
     else send();
   });
   $("stop").addEventListener("click", stop);
@@ -218,6 +216,12 @@ function listen() {
   document.addEventListener("keydown", listenToKeyboard);
 }
 
+/** Say what is wrong with a setting, where it can be seen. */
+function showWrong(field) {
+  for (let place = field.closest("details"); place; place = place.parentElement.closest("details")) place.open = true;
+  field.reportValidity();
+}
+
 function colour(isOn) {
   document.body.classList.toggle("coloured", isOn);
   $("legend").hidden = !isOn;
@@ -226,7 +230,7 @@ function colour(isOn) {
 
 function start() {
   onKeyNeeded(askForKey);
-  showParameters($("parameters"));
+  showParameters($("parameters"), $("more-parameters"));
   $("settings").open = matchMedia("(min-width: 60rem)").matches;
   $("theme").value = document.documentElement.dataset.theme;
   $("forget-key").hidden = keys.get() === null;

@@ -42,7 +42,7 @@ export function explainTokens(place) {
   place.addEventListener("keydown", step);
   tip.addEventListener("pointerenter", () => clearTimeout(hiding));
   tip.addEventListener("pointerleave", hideSoon);
-  addEventListener("scroll", hideTip, { passive: true });
+  addEventListener("scroll", hideTip, { passive: true, capture: true });
 }
 
 /** Give true if there was one to hide. */

@@ -40,7 +40,8 @@ class Store:
         """A version whose source is a folder laid out like an MLflow model."""
         shutil.copytree(artifact.path, source / "artifacts" / "model")
         self.client.create_registered_model(line)
-        self.client.create_model_version(line, source.as_uri(), tags=tags)
+        run = self.client.create_run("0").info.run_id
+        self.client.create_model_version(line, source.as_uri(), run, tags=tags)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def test_mlflows_champion_is_found_fetched_once_and_mended(artifact: Artifact, s
     store.client.set_registered_model_alias("tiny", "champion", "1")
     champion = registry.champion("tiny")
     assert champion is not None and (champion.name, champion.artifact) == ("tiny@1", artifact.digest)
+    assert champion.run_id == store.client.get_model_version("tiny", "1").run_id
 
     folder = registry.fetch(champion)
     assert Artifact.open(folder, "model").digest == artifact.digest
