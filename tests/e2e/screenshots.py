@@ -10,8 +10,10 @@ import argparse
 import json
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Page
 
 from llm_core.artifact import Artifact
@@ -29,6 +31,8 @@ SETTLING_SECONDS = 4.0
 # The button of MLflow's assistant floats over the page.
 WITHOUT_ASSISTANT = "[data-assistant-ui] { visibility: hidden; }"
 PROMPT = "My fellow citizens, the state of our union"
+TOKEN = 5
+"""Which token of the answer shows its probabilities."""
 
 
 def photograph_all(page: Page, servers: Servers, recipe: Recipe, steps: int, folder: Path) -> None:
@@ -58,17 +62,38 @@ def photograph_all(page: Page, servers: Servers, recipe: Recipe, steps: int, fol
     page.get_by_role("columnheader", name="Registered at").click()  # the oldest, which is champion, first
     _photograph(page, folder / "mlflow-registry.png", WITHOUT_ASSISTANT)
 
-    browser.open_playground(page, servers)
-    page.get_by_label("Prompt").fill(PROMPT)
-    page.get_by_label("Seed").fill("1")
-    page.get_by_role("button", name="Generate").click()
-    page.locator("#status", has_text="tokens/s").wait_for()
-    page.locator("#answer[aria-busy=false]").wait_for()
-    _photograph(page, folder / "playground.png")
+    serve_both(servers, recipe.register_.line)
+    photograph_playground(page, servers, folder)
 
     cleaned = Artifact.peek(servers.ws.out / "clean")
     page.goto(report_place(servers.ws, cleaned).as_uri())
     _photograph(page, folder / "data-report.png")
+
+
+def serve_both(servers: Servers, line: str) -> None:
+    """Have the model server keep both versions, as after any night that promoted: the first one as champion."""
+    for command, champion in (("promote", f"{line}@2"), ("rollback", f"{line}@1")):
+        done = in_project(servers.ws, "flows.cli", command, champion if command == "promote" else line)
+        assert done.returncode == 0, done.stderr[-3000:]
+        deadline = time.monotonic() + browser.PATIENCE_SECONDS
+        while (httpx.get(f"{servers.model}/version", timeout=30).json()["model"] or {}).get("name") != champion:
+            assert time.monotonic() < deadline, f"{champion} is not served"
+            time.sleep(0.5)
+
+
+def photograph_playground(page: Page, servers: Servers, folder: Path) -> None:
+    """Champion and previous side by side, with the probabilities of a token."""
+    browser.open_playground(page, servers)
+    for name in ("Side by side", "Probability colours"):
+        page.get_by_role("switch", name=name).check()
+    page.locator(".model").nth(1).locator("option:checked", has_text="previous").wait_for(state="attached")
+    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_label("Seed").fill("1")
+    page.get_by_label("Max tokens").fill("45")
+    page.get_by_role("button", name="Generate").click()
+    page.locator(".figures", has_text="limit").nth(1).wait_for()
+    page.locator(".column").first.locator(".token").nth(TOKEN).hover()
+    _photograph(page, folder / "playground.png")
 
 
 def _photograph(page: Page, path: Path, style: str | None = None) -> None:

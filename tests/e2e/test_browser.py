@@ -155,7 +155,7 @@ def test_the_playground_streams_an_answer_and_names_its_version(
     page.evaluate(
         """() => {
             window.lengths = [];
-            const answer = document.getElementById("answer");
+            const answer = document.querySelector(".answers");
             const note = () => window.lengths.push(answer.textContent.length);
             new MutationObserver(note).observe(answer, {childList: true, subtree: true, characterData: true});
         }"""
@@ -163,11 +163,11 @@ def test_the_playground_streams_an_answer_and_names_its_version(
     # Greedy: a sampled answer may come to an early end by chance.
     page.locator("#temperature").fill("0")
     page.get_by_role("button", name="Generate").click()
-    expect(page.locator("#status")).to_contain_text("cut at the limit")
+    expect(page.locator(".figures")).to_contain_text("cut at the limit")
     lengths = page.evaluate("window.lengths")
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 10, "the answer came in one piece"
     champion = Ledger(servers.ws.home).champion("tiny")
     assert champion is not None
-    expect(page.locator("#status")).to_contain_text(f"tiny@{champion.body['version']}")
+    expect(page.locator(".figures")).to_contain_text(f"tiny@{champion.body['version']}")
     expect(page.get_by_role("alert")).to_be_hidden()

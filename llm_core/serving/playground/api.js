@@ -104,6 +104,7 @@ async function problemOf(response) {
 }
 
 function sentence(message) {
-  const text = message.charAt(0).toUpperCase() + message.slice(1);
+  const isNamed = /^\S+:/.test(message);  // "demo: ..." is a name, which keeps its spelling
+  const text = isNamed ? message : message.charAt(0).toUpperCase() + message.slice(1);
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }

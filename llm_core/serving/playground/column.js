@@ -29,10 +29,11 @@ export class Column {
     this.model.addEventListener("change", () => { this.version = null; });
   }
 
-  /** Offer these models, keeping the chosen one where it is still there. */
-  offer(names, labels, preferred) {
-    const chosen = names.includes(this.model.value) ? this.model.value : preferred;
-    this.model.replaceChildren(...names.map((name) => make("option", { value: name, text: labels.get(name) })));
+  /** Offer models, as pairs of name and label, keeping the chosen one where it is still there. */
+  offer(labels, preferred) {
+    const isThere = labels.some(([name]) => name === this.model.value);
+    const chosen = isThere ? this.model.value : preferred;
+    this.model.replaceChildren(...labels.map(([name, text]) => make("option", { value: name, text })));
     this.model.value = chosen;
   }
 
@@ -204,11 +205,10 @@ function textOf(turn) {
 }
 
 function figuresOf({ tokens, began, first, last, seed, ending }) {
-  if (!first) return ending ? [ending] : [];
   const seconds = (last - first) / 1000;
   const speed = tokens > 1 && seconds > 0 ? [`${Math.round((tokens - 1) / seconds)} tokens/s`] : [];
-  const first_after = `first after ${Math.round(first - began)} ms`;
-  return [`${tokens} tokens`, ...speed, first_after, `seed ${seed}`, ...(ending ? [ending] : [])];
+  const wait = first ? [`first after ${Math.round(first - began)} ms`] : [];
+  return [`${tokens} tokens`, ...speed, ...wait, `seed ${seed}`, ...(ending ? [ending] : [])];
 }
 
 /** Someone who reads the end of a conversation goes on seeing it; someone who scrolled up stays there. */

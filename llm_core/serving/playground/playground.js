@@ -118,8 +118,8 @@ async function refreshState() {
   try {
     showModels(state, (await getJson("v1/models")).data);
   } catch (problem) {
-    $("state-name").textContent = problem.message;
-    offered = problem.status === 401 ? known : "";  // whoever gave no key is not asked every three seconds
+    showModels(state, []);
+    offered = problem.status === 401 ? known : "";  // whoever gave no key is not asked for it every three seconds
   }
 }
 
@@ -138,16 +138,17 @@ function put(id, text) {
 }
 
 function showModels(state, models) {
-  const names = models.map((model) => model.id);
-  const labels = new Map(models.map((model) => [model.id, label(model, state)]));
-  const versions = Object.values(state.lines);
+  // A line that has no version yet can be asked for, and answers why there is none.
+  const labels = models.length ? models.map((model) => [model.id, label(model, state)]) : [[state.line, state.line]];
+  const names = labels.map(([name]) => name);
   const [first] = names;
-  const other = versions.map((line) => line.previous).find(Boolean) || names.find((name) => !name.startsWith(first)) || first;
-  columns.forEach((column, place) => column.offer(names, labels, place === 0 ? first : other));
+  const previous = Object.values(state.lines).map((line) => line.previous);
+  const other = previous.find((name) => names.includes(name)) || names.find((name) => !name.startsWith(first)) || first;
+  columns.forEach((column, place) => column.offer(labels, place === 0 ? first : other));
 }
 
 function label({ id, tidemill }, { lines }) {
-  if (id !== tidemill.name) return `${id} (now ${tidemill.name})`;
+  if (id !== tidemill.name) return `${id} (now ${tidemill.name.replace(`${id}@`, "@")})`;
   const roles = Object.values(lines);
   if (roles.some((line) => line.model?.name === id)) return `${id} (champion)`;
   return roles.some((line) => line.previous === id) ? `${id} (previous)` : id;
@@ -170,6 +171,7 @@ function askForKey(why) {
       const key = $("key-text").value.trim();
       const isGiven = $("key").returnValue === "given" && key !== "";
       if (isGiven) keys.set(key);
+      if (isGiven) offered = "";
       $("key-text").value = "";
       $("forget-key").hidden = keys.get() === null;
       resolve(isGiven);

@@ -2,7 +2,7 @@
 
 import { $, make } from "./dom.js";
 
-const LEVELS = [0.05, 0.2, 0.5, 0.9];
+const LEVELS = [0.01, 0.1, 0.5, 0.9];
 const HIDING_MS = 120;
 const KEYS = { ArrowRight: "next", ArrowLeft: "previous", Home: "first", End: "last" };
 const told = new WeakMap();  // token element -> its tokens, as the model counts them
@@ -27,14 +27,18 @@ export function pieceOf(choice) {
 export function explainTokens(place) {
   const tip = $("tip");
   let hiding = 0;
+  let pointer = "";
   const show = (event) => {
     const token = event.target.closest?.(".token");
     if (!token) return;
     clearTimeout(hiding);
     showTip(tip, token);
   };
+  // Text that is written under a resting pointer says "over" as well; only one that moves asks for something.
+  const showIfMoved = (event) => { if (at(event) !== pointer) show(event); };
+  addEventListener("pointermove", (event) => { pointer = at(event); }, { passive: true });
   const hideSoon = () => { clearTimeout(hiding); hiding = setTimeout(hideTip, HIDING_MS); };
-  place.addEventListener("pointerover", show);
+  place.addEventListener("pointerover", showIfMoved);
   place.addEventListener("focusin", show);
   place.addEventListener("click", show);
   place.addEventListener("pointerout", hideSoon);
@@ -45,7 +49,11 @@ export function explainTokens(place) {
   addEventListener("scroll", hideTip, { passive: true, capture: true });
 }
 
-/** Give true if there was one to hide. */
+function at({ clientX, clientY }) {
+  return `${clientX} ${clientY}`;
+}
+
+/** Hide the probabilities; true if there were any to hide. */
 export function hideTip() {
   const tip = $("tip");
   const wasShown = !tip.hidden;

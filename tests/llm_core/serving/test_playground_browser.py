@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import Any, cast
 
 import pytest
 import uvicorn
-from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Request, ViewportSize, expect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,21 +29,30 @@ pytestmark = pytest.mark.e2e
 Script = Callable[..., LoadedModel]
 TEXT = "One two three"
 MARKUP = "<img src=x onerror=alert(1)>"
-PHONE = {"width": 360, "height": 740}
+PHONE = ViewportSize(width=360, height=740)
 expect.set_options(timeout=20_000)
-# Contrast as WCAG 2 defines it, of every text that is shown, against the colours that lie behind it.
+# Contrast as WCAG 2 defines it, of every text that is shown, against the colour that lies behind it.
 FAINT_TEXTS = """() => {
-  const channels = (text) => { const c = new OffscreenCanvas(1, 1).getContext("2d");
-    c.fillStyle = text; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
-  const behind = (element) => { for (let e = element; e; e = e.parentElement) {
-    const c = channels(getComputedStyle(e).backgroundColor); if (c[3] > 250) return c; } return [255, 255, 255]; };
-  const texts = [...document.querySelectorAll("body *")].filter((e) => e.checkVisibility() && !e.disabled
-    && !e.closest(".spoken") && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
-  return texts.map((e) => { const [one, two] = [light(channels(getComputedStyle(e).color)), light(behind(e))];
-    return [(Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05), e.className || e.tagName, e.textContent.slice(0, 20)]; })
-    .filter(([ratio]) => ratio < 4.5);
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+  const channels = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const linear = (v) => v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const behind = (element) => {
+    const colour = channels(getComputedStyle(element).backgroundColor);
+    return colour[3] === 255 || !element.parentElement ? colour : behind(element.parentElement);
+  };
+  const contrast = (element) => {
+    const both = [light(channels(getComputedStyle(element).color)), light(behind(element))];
+    return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+  };
+  const hasText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  return [...document.querySelectorAll("body *")]
+    .filter((element) => element.checkVisibility() && hasText(element) && !element.matches(":disabled, .spoken *"))
+    .filter((element) => contrast(element) < 4.5)
+    .map((element) => [contrast(element), element.className || element.tagName, element.textContent.slice(0, 20)]);
 }"""
 
 
@@ -121,7 +131,8 @@ def visit(page: Page, site: Site) -> None:
 
 
 def ask(page: Page, prompt: str, **settings: str) -> None:
-    for name, value in settings.items():
+    """Send a prompt; random models write the same each time, by the seed."""
+    for name, value in {"seed": "3", **settings}.items():
         page.locator(f"#{name}").fill(value)
     page.get_by_role("textbox", name=re.compile("Prompt|Message", re.I)).first.fill(prompt)
     page.keyboard.press("Control+Enter")
@@ -129,7 +140,7 @@ def ask(page: Page, prompt: str, **settings: str) -> None:
 
 def answered(page: Page) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_disabled()
-    expect(page.locator(".figures").first).to_contain_text("first after")
+    expect(page.locator(".figures").first).to_contain_text("seed")
 
 
 def written(page: Page, place: int = -1) -> Locator:
@@ -140,6 +151,18 @@ def refused(watch: Watch, status: int) -> None:
     """Chromium notes each refusal in its console; the page tells it in words, which the test looks at."""
     assert watch.errors and all(f"status of {status}" in error for error in watch.errors)
     watch.errors.clear()
+
+
+def noted(page: Page) -> list[dict[str, Any]]:
+    """What the page asks the server to write, from now on."""
+    bodies: list[dict[str, Any]] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            bodies.append(cast("dict[str, Any]", request.post_data_json))
+
+    page.on("request", note)
+    return bodies
 
 
 def release(gate: threading.Semaphore, count: int) -> None:
@@ -171,13 +194,7 @@ def test_a_completion_streams_token_by_token_and_escape_stops_it(page: Page, sit
 def test_a_chat_keeps_its_turns_and_goes_on_from_what_is_edited(page: Page, site: Site, script: Script) -> None:
     site.serve(script(TEXT, ends=True))
     visit(page, site)
-    asked: list[list[str]] = []
-
-    def note(route: Route) -> None:
-        asked.append([message["content"] for message in route.request.post_data_json["messages"]])
-        route.continue_()
-
-    page.route("**/v1/chat/completions", note)
+    asked = noted(page)
     page.get_by_role("tab", name="Chat").click()
     for message in ("Hello", "Again"):
         ask(page, message)
@@ -190,27 +207,57 @@ def test_a_chat_keeps_its_turns_and_goes_on_from_what_is_edited(page: Page, site
     ask(page, "Otherwise")
     answered(page)
     expect(page.locator(".turn .text")).to_have_text(["Hello", TEXT, "Otherwise", TEXT])
-    assert asked == [["Hello"], ["Hello", TEXT, "Again"], ["Hello", TEXT, "Again"], ["Hello", TEXT, "Otherwise"]]
+    told = [[message["content"] for message in body["messages"]] for body in asked]
+    assert told == [["Hello"], ["Hello", TEXT, "Again"], ["Hello", TEXT, "Again"], ["Hello", TEXT, "Otherwise"]]
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".turn")).to_have_count(0)
 
 
-def test_two_versions_answer_one_prompt_side_by_side(page: Page, site: Site, model: LoadedModel) -> None:
-    newer = replace(model, version=replace(model.version, version="2"))
-    site.serve(newer, previous=model)
+def test_of_several_answers_the_picked_one_is_gone_on_with(page: Page, site: Site) -> None:
+    visit(page, site)
+    page.locator("#more > summary").click()
+    ask(page, "The", max_tokens="5", n="3")
+    answered(page)
+    expect(page.get_by_role("heading", name="Answer 3")).to_be_visible()
+    page.get_by_role("tab", name="Chat").click()
+    ask(page, "A", seed="3", n="2")
+    answered(page)
+    second = written(page, 1).inner_text()
+    assert second and second != written(page, 0).inner_text()
+    page.get_by_role("button", name="Go on with this one").nth(1).click()
+    asked = noted(page)
+    ask(page, "B", n="1")
+    answered(page)
+    assert [message["content"] for message in asked[0]["messages"]] == ["A", second, "B"]
+
+
+def test_a_line_without_a_model_says_why(page: Page, site: Site, watch: Watch) -> None:
+    site.host.first.champion = None
+    page.goto(site.url)
+    expect(page.locator("#state[data-status=waiting]")).to_contain_text("tiny: no model yet")
+    expect(page.locator(".model")).to_have_value("tiny")
+    ask(page, "The")
+    expect(page.locator(".error[role=alert]")).to_contain_text("tiny: no champion is registered yet")
+    page.keyboard.press("Escape")
+    expect(page.locator(".figures")).to_be_empty()
+    refused(watch, 503)
+
+
+def test_two_versions_answer_one_prompt_side_by_side(page: Page, site: Site, script: Script) -> None:
+    site.serve(script(TEXT, ends=True, version="2"), previous=script("and one", ends=True))
     visit(page, site)
     page.get_by_role("switch", name="Side by side").check()
-    models = page.locator(".model")
-    expect(models.nth(1)).to_have_value("tiny@1")
-    models.nth(0).select_option("tiny@2")
-    ask(page, "The", max_tokens="20")
-    expect(page.locator(".figures")).to_contain_text(["tiny@2", "tiny@1"])
+    expect(page.locator(".model").nth(1)).to_have_value("tiny@1")
+    asked = noted(page)
+    ask(page, "The", seed="", max_tokens="20")
+    expect(page.locator(".written")).to_have_text([TEXT, "and one"])
     answered(page)
     first, second = (page.locator(".figures").nth(place).inner_text() for place in range(2))
-    assert "tokens/s" in first and "first after" in second
-    seeds = {re.search(r"seed \d+", figures)[0] for figures in (first, second)}  # type: ignore[index]
-    assert len(seeds) == 1, "both begin with the same seed"
-    assert written(page, 0).inner_text() == written(page, 1).inner_text(), "equal weights and seeds, equal answers"
+    assert first.startswith("tiny@2") and second.startswith("tiny@1")
+    for words in ("tokens/s", "first after", f"seed {asked[0]['seed']}"):
+        assert words in first and words in second
+    assert [body["model"] for body in asked] == ["tiny", "tiny@1"]
+    assert {**asked[0], "model": ""} == {**asked[1], "model": ""}, "the same prompt, settings and drawn seed"
 
     page.reload()
     expect(page.locator(".column")).to_have_count(2)
