@@ -11,7 +11,7 @@ const ADVICE = {
   shutting_down: "It finishes what was begun and takes nothing new.",
   internal_error: "Look into its log, then try again.",
   generation_failed: "Try again; if it comes back, look into the server's log.",
-  connection_lost: "What had come is above. Try again.",
+  connection_lost: "What had come is kept. Try again to have it written anew.",
 };
 
 let askForKey = async () => false;
