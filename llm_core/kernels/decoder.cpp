@@ -35,8 +35,8 @@ extern "C" struct Step {
     int32_t num_rows, num_wanted, table_width;
     const int32_t* ids;        // (M) tokens
     const int32_t* positions;  // (M) their places in their texts
-    const int32_t* sequences;  // (M) which table is theirs
-    const int32_t* tables;     // (sequences, table_width) blocks in order
+    const int32_t* texts;      // (M) which table is theirs
+    const int32_t* tables;     // (texts, table_width) blocks in order
     const int32_t* wanted;     // rows whose logits are asked for
     float* logits;             // (wanted, V)
     int32_t* likeliest;        // (wanted) the first of the largest logits
@@ -78,7 +78,8 @@ static float sum(const float* a, int count) {
 }
 
 // Blocks of 16 positions. Keys lie with a position a lane, so that 16 scores are made at once; in bfloat16 a pair of
-// dimensions a lane. Values lie position by position. Memory is taken from the system when it is first written to.
+// dimensions a lane. Values lie with a dimension a lane, position by position; in bfloat16 a pair of positions a lane.
+// Memory is taken from the system when it is first written to.
 class KeyValueBlocks {
   public:
     KeyValueBlocks(const Shape& s)
@@ -98,7 +99,7 @@ class KeyValueBlocks {
         for (int d = 0; d < D; d++) {
             if (halves_) {
                 reinterpret_cast<uint16_t*>(keys)[(d / 2 * BLOCK + slot) * 2 + d % 2] = to_bf16(key[d]);
-                reinterpret_cast<uint16_t*>(values)[slot * size_ + d] = to_bf16(value[d]);
+                reinterpret_cast<uint16_t*>(values)[(slot / 2 * size_ + d) * 2 + slot % 2] = to_bf16(value[d]);
             } else {
                 reinterpret_cast<float*>(keys)[d * BLOCK + slot] = key[d];
                 reinterpret_cast<float*>(values)[slot * size_ + d] = value[d];
@@ -109,9 +110,17 @@ class KeyValueBlocks {
   private:
     size_t block_bytes() const { return size_t(BLOCK) * size_ * (halves_ ? 2 : 4); }
     size_t place(int layer, int block, int head) const { return ((size_t(layer) * blocks_ + block) * heads_ + head) * block_bytes(); }
+  public:
+    // Asks for a block that comes next: half of the time would go into waiting for it.
+    void prefetch(const char* from) const {
+        for (size_t i = 0; i < block_bytes(); i += CACHE_LINE) __builtin_prefetch(from + i);
+    }
+
+  private:
     char* reserve() const {
         void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) throw std::bad_alloc();
+        madvise(memory, bytes_, MADV_HUGEPAGE);  // else a third of the time goes into finding pages
         return static_cast<char*>(memory);
     }
     bool halves_;
@@ -246,59 +255,56 @@ class Decoder {
                 if (gain) norm_row(q + h * D, D, gain, Vector(), q + h * D);
                 if (cos_) rotate(q + h * D, position);
             }
-            const int block = step.tables[size_t(step.sequences[m]) * step.table_width + position / BLOCK];
+            const int block = step.tables[size_t(step.texts[m]) * step.table_width + position / BLOCK];
             for (int g = 0; g < G; g++) blocks_.write(l, block, g, position % BLOCK, k + g * D, v + g * D, D);
         }
     }
 
-    // softmax(q k' / sqrt(D)) v of each row over its own positions.
+    // softmax(q k' / sqrt(D)) v of each row over its own positions. All heads of a block before the next block: its keys
+    // and values are one stream of memory, which is what this costs.
     void attend(const Step& step, int l, const float* projected, Activations& to) const {
-        const int D = shape_.head_size, H = shape_.num_heads, G = shape_.num_kv_heads, padded = blocks_.padded_size();
-        const int stride = (H + 2 * G) * D, shared = H / G;
+        const int D = shape_.head_size, H = shape_.num_heads, padded = blocks_.padded_size();
+        const int stride = (H + 2 * shape_.num_kv_heads) * D, longest = shape_.context + BLOCK;
 #pragma omp parallel
         {
-            Aligned<float> result = aligned<float>(size_t(H) * D + padded), query = aligned<float>(padded);
-            Aligned<float> scores = aligned<float>(shape_.context + BLOCK);
+            Aligned<float> queries = aligned<float>(size_t(H) * padded), sums = aligned<float>(size_t(H) * padded);
+            Aligned<float> scores = aligned<float>(size_t(H) * longest), result = aligned<float>(size_t(H) * D);
 #pragma omp for schedule(dynamic, 4)
             for (int m = 0; m < step.num_rows; m++) {
-                const int* table = step.tables + size_t(step.sequences[m]) * step.table_width;
-                for (int h = 0; h < H; h++) {
-                    std::memcpy(query.get(), projected + size_t(m) * stride + h * D, D * sizeof(float));
-                    attend_head(l, h / shared, step.positions[m], table, query.get(), scores.get(), result.get() + h * D);
-                }
+                const int* table = step.tables + size_t(step.texts[m]) * step.table_width;
+                const int position = step.positions[m], window = layers_[l].window;
+                const int first = window ? std::max(0, position - window + 1) : 0;
+                for (int h = 0; h < H; h++)  // zeros stay behind each query
+                    std::memcpy(queries.get() + h * padded, projected + size_t(m) * stride + h * D, D * sizeof(float));
+                score(l, first, position, table, queries.get(), scores.get(), longest);
+                for (int h = 0; h < H; h++) share(first, position, scores.get() + size_t(h) * longest);
+                std::memset(sums.get(), 0, size_t(H) * padded * sizeof(float));
+                if (blocks_.halves()) weigh<true>(l, first, position, table, scores.get(), longest, sums.get());
+                else weigh<false>(l, first, position, table, scores.get(), longest, sums.get());
+                for (int h = 0; h < H; h++) std::memcpy(result.get() + h * D, sums.get() + h * padded, D * sizeof(float));
                 to.set(m, result.get(), H * D);
             }
         }
     }
 
-    // `query` holds zeros behind its D numbers; `result` has room for a padded head, the next one's place.
-    void attend_head(int l, int g, int position, const int* table, const float* query, float* scores, float* result) const {
-        const int window = layers_[l].window, first = window ? std::max(0, position - window + 1) : 0;
+    // q k' / sqrt(D) of each head and position, `longest` apart; minus infinity where a query does not see.
+    void score(int l, int first, int position, const int* table, const float* queries, float* scores, int longest) const {
+        const int H = shape_.num_heads, shared = H / shape_.num_kv_heads, padded = blocks_.padded_size();
         const float scale = 1 / std::sqrt(float(shape_.head_size));
-        const int begin = first / BLOCK, end = position / BLOCK + 1;
-        Floats most = all(-std::numeric_limits<float>::infinity());
-        for (int b = begin; b < end; b++) {
-            Floats found = scores_of_block(l, table[b], g, query) * scale;
-            for (int i = 0; i < BLOCK; i++)
-                if (b * BLOCK + i > position || b * BLOCK + i < first) found[i] = -std::numeric_limits<float>::infinity();
-            store(scores + b * BLOCK, found);
-            most = at_least(found, most);
+        const int last = position / BLOCK;
+        for (int b = first / BLOCK; b <= last; b++) {
+            for (int h = 0; h < H; h++) {
+                if (b < last && h % shared == 0) blocks_.prefetch(blocks_.keys(l, table[b + 1], h / shared));
+                Floats found = scores_of_block(blocks_.keys(l, table[b], h / shared), queries + h * padded) * scale;
+                for (int i = 0; i < BLOCK && (b * BLOCK < first || b * BLOCK + BLOCK > position); i++)
+                    if (b * BLOCK + i > position || b * BLOCK + i < first) found[i] = -std::numeric_limits<float>::infinity();
+                store(scores + size_t(h) * longest + b * BLOCK, found);
+            }
         }
-        const Floats top = all(largest_of(most));
-        Floats total = {};
-        for (int b = begin; b < end; b++) {
-            const Floats share = exponential(load(scores + b * BLOCK) - top);
-            store(scores + b * BLOCK, share);
-            total += share;
-        }
-        const float inverse = 1 / sum_of(total);
-        if (blocks_.halves()) weigh_values<true>(l, g, first, position, table, scores, inverse, result);
-        else weigh_values<false>(l, g, first, position, table, scores, inverse, result);
     }
 
     // Dimension d goes to sum d % 4: four chains of additions instead of one that waits for itself.
-    Floats scores_of_block(int l, int block, int g, const float* query) const {
-        const char* keys = blocks_.keys(l, block, g);
+    Floats scores_of_block(const char* keys, const float* query) const {
         const int D = blocks_.padded_size();
         Floats sums[4] = {};
         for (int d = 0; d < D; d += 4) {
@@ -316,37 +322,59 @@ class Decoder {
         return (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
 
-    // The values of positions first..position by their shares; W vectors of 16 dimensions at a time.
-    template <bool HALVES>
-    void weigh_values(int l, int g, int first, int position, const int* table, const float* shares, float inverse, float* result) const {
-        int d = 0;
-        for (; d + 4 * LANES <= blocks_.padded_size(); d += 4 * LANES) weigh_part<HALVES, 4>(l, g, d, first, position, table, shares, inverse, result);
-        for (; d < blocks_.padded_size(); d += LANES) weigh_part<HALVES, 1>(l, g, d, first, position, table, shares, inverse, result);
+    // One head's softmax, in place.
+    void share(int first, int position, float* scores) const {
+        const int begin = first / BLOCK * BLOCK;
+        Floats most = all(-std::numeric_limits<float>::infinity()), total = {};
+        for (int s = begin; s <= position; s += BLOCK) most = at_least(load(scores + s), most);
+        const Floats top = all(largest_of(most));
+        for (int s = begin; s <= position; s += BLOCK) {
+            const Floats share = exponential(load(scores + s) - top);
+            store(scores + s, share);
+            total += share;
+        }
+        const float inverse = 1 / sum_of(total);
+        for (int s = begin; s <= position; s += BLOCK) store(scores + s, load(scores + s) * inverse);
     }
 
-    template <bool HALVES, int W>
-    void weigh_part(int l, int g, int d, int first, int position, const int* table, const float* shares, float inverse, float* result) const {
-        typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
-        const int padded = blocks_.padded_size();
-        Floats sums[W] = {};
-        for (int b = first / BLOCK; b <= position / BLOCK; b++) {
-            const char* block = blocks_.values(l, table[b], g) + d * (HALVES ? 2 : 4);
+    // Each head's sum of the values of positions first..position by their shares.
+    template <bool HALVES>
+    void weigh(int l, int first, int position, const int* table, const float* shares, int longest, float* sums) const {
+        const int H = shape_.num_heads, shared = H / shape_.num_kv_heads, padded = blocks_.padded_size();
+        const int last = position / BLOCK;
+        for (int b = first / BLOCK; b <= last; b++) {
             const int end = std::min(BLOCK, position + 1 - b * BLOCK);
-            for (int i = std::max(0, first - b * BLOCK); i < end; i++) {
-                for (int w = 0; w < W; w++) {
-                    Floats value;
-                    if constexpr (HALVES) {
-                        Halves halves;
-                        std::memcpy(&halves, block + (size_t(i) * padded + w * LANES) * 2, sizeof halves);
-                        value = as_floats(__builtin_convertvector(halves, Words) << 16);
-                    } else {
-                        value = load(reinterpret_cast<const float*>(block) + size_t(i) * padded + w * LANES);
-                    }
-                    sums[w] += value * shares[b * BLOCK + i];
+            for (int h = 0; h < H; h++) {
+                if (b < last && h % shared == 0) blocks_.prefetch(blocks_.values(l, table[b + 1], h / shared));
+                const char* values = blocks_.values(l, table[b], h / shared);
+                const float *by = shares + size_t(h) * longest + b * BLOCK;
+                int d = 0;
+                for (; d + 4 * LANES <= padded; d += 4 * LANES) weigh_part<HALVES, 4>(values, by, end, d, sums + h * padded + d);
+                for (; d < padded; d += LANES) weigh_part<HALVES, 1>(values, by, end, d, sums + h * padded + d);
+            }
+        }
+    }
+
+    // W vectors of 16 dimensions from dimension d on, of the block's first positions; those not seen have a share of 0.
+    template <bool HALVES, int W>
+    void weigh_part(const char* values, const float* shares, int end, int d, float* sums) const {
+        const int padded = blocks_.padded_size();
+        Floats part[W];
+        for (int w = 0; w < W; w++) part[w] = load(sums + w * LANES);
+        for (int i = 0; i < end; i += HALVES ? 2 : 1) {
+            for (int w = 0; w < W; w++) {
+                if constexpr (HALVES) {
+                    Words pair;
+                    std::memcpy(&pair, values + ((size_t(i) / 2 * padded + d + w * LANES) * 4), 64);
+                    part[w] += low_half(pair) * shares[i];
+                    // What lies behind the end may be anything, and 0 times that no number.
+                    if (i + 1 < end) part[w] += high_half(pair) * shares[i + 1];
+                } else {
+                    part[w] += load(reinterpret_cast<const float*>(values) + size_t(i) * padded + d + w * LANES) * shares[i];
                 }
             }
         }
-        for (int w = 0; w < W; w++) store(result + d + w * LANES, sums[w] * inverse);
+        for (int w = 0; w < W; w++) store(sums + w * LANES, part[w]);
     }
 
     void activate(float* inner, int M, int N, Activations& to) const {
