@@ -57,6 +57,7 @@ class WritingOptions:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))
         if isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 1:
             raise ValueError(f"max_tokens {self.max_tokens!r} must be a whole number of at least 1")
         if any(not isinstance(text, str) or not text for text in self.stop):
@@ -113,6 +114,10 @@ class Writes(Scorer):
     def __init__(self, made: Writing, options: WritingOptions) -> None:
         super().__init__(made)
         self._options = options
+
+    def with_options(self, **options: Any) -> Writes:
+        """The same model with other options."""
+        return type(self)(self._pipeline, writing_options(**options))
 
     def score(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[dict[str, Any]]:
         options = self._options
@@ -234,10 +239,15 @@ def scorer(folder: Path | str, task: str | None = None, **options: Any) -> Score
         if given:
             raise ValueError(f"{next(iter(given))} is no option of {name}, which writes no text; leave it out")
         return chosen(pipeline(name, folder))
-    if strange := sorted(given.keys() - set(OPTIONS)):
-        raise ValueError(f"{strange[0]} is no option of {name}; there are {', '.join(OPTIONS)}")
-    checked = WritingOptions(**given)
+    checked = writing_options(**given)
     return chosen(pipeline(name, folder), checked)
+
+
+def writing_options(**given: Any) -> WritingOptions:
+    """Checked options; raises ValueError naming the one that is wrong."""
+    if strange := sorted(given.keys() - set(OPTIONS)):
+        raise ValueError(f"{strange[0]} is no option of what writes; there are {', '.join(OPTIONS)}")
+    return WritingOptions(**given)
 
 
 def task_of(folder: Path | str) -> str:

@@ -175,7 +175,7 @@ def test_a_row_that_cannot_be_read_is_refused_with_a_reason(
         ("ours", {"max_tokens": 0}, "max_tokens 0 must be a whole number of at least 1"),
         ("ours", {"temperature": -1.0}, "temperature -1.0 must be"),
         ("ours", {"stop": ("",)}, "must be texts of at least one character"),
-        ("ours", {"beams": 3}, "beams is no option of text-generation; there are max_tokens"),
+        ("ours", {"beams": 3}, "beams is no option of what writes; there are max_tokens"),
         ("MaskedLM", {"max_tokens": 4}, "max_tokens is no option of fill-mask, which writes no text"),
         ("ours", {"task": "translate"}, "task 'translate' is not known"),
     ],
