@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.batch_cli import batch
 from flows.data_cli import clean
 from flows.generate_cli import generate
 from flows.label_cli import label_app
@@ -184,6 +185,7 @@ def serve(
 
 app.command()(clean)
 app.command()(generate)
+app.command()(batch)
 app.command("import")(import_model)
 app.command("export")(export_model)
 app.command()(plan)

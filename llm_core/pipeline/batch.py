@@ -6,7 +6,7 @@ A scorer reads a row first, which may refuse it, and scores rows that were read;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -81,6 +81,9 @@ class Scorer:
 
     def __init__(self, made: Any) -> None:
         self._pipeline = made
+        self.task: str = made.task
+        self.options: Mapping[str, Any] = {}
+        """What the results follow from besides the texts, as JSON has it."""
 
     def read(self, *texts: object) -> Row:
         """A row as the model reads it; raises Refused, with a reason, for one that it cannot read."""
@@ -114,6 +117,7 @@ class Writes(Scorer):
     def __init__(self, made: Writing, options: WritingOptions) -> None:
         super().__init__(made)
         self._options = options
+        self.options = {**asdict(options), "stop": list(options.stop)}
 
     def with_options(self, **options: Any) -> Writes:
         """The same model with other options."""

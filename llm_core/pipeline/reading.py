@@ -20,7 +20,7 @@ class Understanding:
     """What the pipelines that read have in common: texts to ids, and their way through the network."""
 
     def __init__(self, network: Network, codec: Codec, task: str) -> None:
-        self._network, self._codec, self._task = network, codec, task
+        self._network, self._codec, self.task = network, codec, task
 
     def read(self, text: str, pair: str | None = None) -> Encoding:
         """A text or a pair as ids; raises ValueError for one that this model cannot read."""

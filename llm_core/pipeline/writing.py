@@ -46,7 +46,7 @@ class Writing:
     result_key = "generated_text"
 
     def __init__(self, network: Network, codec: Codec, task: str) -> None:
-        self._network, self._codec, self._task = network, codec, task
+        self._network, self._codec, self.task = network, codec, task
         config = network.config
         ends = (config.end_id, codec.special_id("eos_token"), *getattr(config, "stop_ids", ()))
         self._stop_ids = frozenset(token_id for token_id in ends if token_id is not None)
@@ -122,7 +122,7 @@ class Writing:
 
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if strange := sorted(options.keys() - set(OPTIONS)):
-            raise ValueError(f"{strange[0]} is no option of {self._task}; there are {', '.join(OPTIONS)}")
+            raise ValueError(f"{strange[0]} is no option of {self.task}; there are {', '.join(OPTIONS)}")
         given = {**self.defaults, **{key: value for key, value in options.items() if value is not None}}
         for key in ("max_length", "max_new_tokens", "num_beams", "num_return_sequences"):
             if key in given and not (isinstance(given[key], int) and given[key] >= 1):
