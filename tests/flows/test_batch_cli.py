@@ -55,6 +55,7 @@ def wait_for_chunks(process: subprocess.Popen[bytes], partial: Path, num_chunks:
         time.sleep(0.02)
 
 
+@pytest.mark.e2e
 def test_a_run_that_was_stopped_and_then_killed_goes_on_to_equal_bytes(model: Path, source: Path) -> None:
     whole = CliRunner().invoke(app, [*arguments(model, source, "whole.csv"), "--json"], catch_exceptions=False)
     assert whole.exit_code == 0 and json.loads(whole.stdout)["scored"] == NUM_ROWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,23 +18,25 @@ from tasks.workspace import HOME_VARIABLE, Workspace
 from tests.tasks.tiny_model import publish
 
 
-@pytest.fixture
-def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+@pytest.fixture(scope="module")
+def ws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A workspace with two registered versions of a line, the first one its champion."""
-    (tmp_path / "dvc.yaml").touch()
-    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / ".tidemill"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    ws = Workspace.here()
-    tracker, ledger = Tracker(ws), Ledger(ws.home)
-    experiment = tracker.client.create_experiment("tiny", (ws.home / "kept").as_uri())
-    for seed in (1, 2):
-        artifact = publish(tmp_path / f"train{seed}", seed=seed)
-        run_id = tracker.client.create_run(experiment).info.run_id
-        register(Register(line="tiny"), artifact, tracker, ledger, ws, run_id, {})
-    champions.promote(ledger, "tiny", 1, "a test")
-    champions.project(ledger, tracker, "tiny")
-    return ws
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "dvc.yaml").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(folder / ".tidemill"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        ws = Workspace.here()
+        tracker, ledger = Tracker(ws), Ledger(ws.home)
+        experiment = tracker.client.create_experiment("tiny", (ws.home / "kept").as_uri())
+        for seed in (1, 2):
+            artifact = publish(folder / f"train{seed}", seed=seed)
+            run_id = tracker.client.create_run(experiment).info.run_id
+            register(Register(line="tiny"), artifact, tracker, ledger, ws, run_id, {})
+        champions.promote(ledger, "tiny", 1, "a test")
+        champions.project(ledger, tracker, "tiny")
+        yield ws
 
 
 def test_a_line_is_its_champion_and_a_version_is_itself(ws: Workspace) -> None:
@@ -45,7 +48,6 @@ def test_a_line_is_its_champion_and_a_version_is_itself(ws: Workspace) -> None:
 
 
 def test_what_the_ledger_does_not_know_is_refused(ws: Workspace) -> None:
-    tracker = Tracker(ws)
     with pytest.raises(ValueError, match="tiny@7: no such version; tiny has: 2, 1"):
         fetch("tiny@7")
     with pytest.raises(ValueError, match="neither a folder nor a line with a champion"):
@@ -54,12 +56,18 @@ def test_what_the_ledger_does_not_know_is_refused(ws: Workspace) -> None:
         fetch("no/folder")
     with pytest.raises(ValueError, match="write a version as LINE@VERSION"):
         fetch("tiny@new")
+
+
+def test_what_the_registry_says_against_the_ledger_is_refused(ws: Workspace) -> None:
+    tracker, first, second = Tracker(ws), fetch("tiny@1"), fetch("tiny@2")
     tracker.point("tiny", "champion", 2)
     with pytest.raises(ValueError, match="the registry's alias was moved by hand"):
         fetch("tiny")
-    tracker.tag_version(tracker.version("tiny", 2), {"tidemill.artifact": "0" * 64})
+    tracker.point("tiny", "champion", 1)
+    tracker.tag_version(tracker.version("tiny", 2), {"tidemill.artifact": first.digest})
     with pytest.raises(ValueError, match="its artifact is not the one that was registered"):
         fetch("tiny@2")
+    tracker.tag_version(tracker.version("tiny", 2), {"tidemill.artifact": second.digest})
 
 
 def test_a_changed_folder_is_refused(tmp_path: Path) -> None:
