@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flows.batch_cli import batch
 from flows.data_cli import clean
 from flows.generate_cli import generate
 from flows.label_cli import label_app
@@ -220,6 +221,7 @@ def _alias(text: str) -> tuple[str, str]:
 
 app.command()(clean)
 app.command()(generate)
+app.command()(batch)
 app.command("import")(import_model)
 app.command("export")(export_model)
 app.command()(plan)

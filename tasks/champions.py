@@ -59,6 +59,14 @@ def admit(ledger: Ledger, version: RegisteredVersion) -> None:
         raise LedgerError(f"{version.name}: its artifact is not the one that was promoted")
 
 
+def admit_registered(ledger: Ledger, version: RegisteredVersion) -> None:
+    """Raise LedgerError unless the ledger knows this version with these bytes, champion or not."""
+    entry = registered(ledger, version.line, int(version.version))
+    ledger.check(entry)
+    if entry.body["artifact"] != version.artifact:
+        raise LedgerError(f"{version.name}: its artifact is not the one that was registered")
+
+
 def registered(ledger: Ledger, line: str, number: int) -> Entry:
     """The ledger's entry of a registered version; raises LedgerError when there is none."""
     found = [entry for entry in ledger.entries(line) if entry.kind == "registered"]

@@ -1,8 +1,8 @@
 """MLflow: one run per intent, metrics through a local spool, versions and aliases of the registry.
 
-The only module of the tasks that knows MLflow. Run ids are passed, nothing asks for "the latest" or an active run.
-Training never waits for the tracker: metrics are appended to a file and a thread ships them; resending after an
-outage is safe, since MLflow stores an identical (key, step, time, value) once.
+With `logged_model`, the only module of the tasks that knows MLflow. Run ids are passed, nothing asks for "the latest"
+or an active run. Training never waits for the tracker: metrics are appended to a file and a thread ships them;
+resending after an outage is safe, since MLflow stores an identical (key, step, time, value) once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import json
 import logging
 import math
 import os
-import shutil
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -118,7 +115,9 @@ class Tracker:
         """Log the model folder to its run (as code over safetensors, no pickle) and register it with its tags."""
         with suppress(MlflowException):  # the line exists already
             self.client.create_registered_model(line)
-        model_id = _log_model(run_id, folder)
+        from tasks.logged_model import log_model  # imports torch
+
+        model_id = log_model(run_id, folder, Path(MODEL_FOLDER).name)
         # The server, unlike the SQLite store, wants the model's id beside its address.
         made = self.client.create_model_version(line, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
         return _version(made)
@@ -281,36 +280,6 @@ def _system_metrics() -> dict[str, float]:
         "system/process_memory_megabytes": psutil.Process().memory_info().rss / 1e6,
         "system/disk_available_megabytes": psutil.disk_usage("/").free / 1e6,
     }
-
-
-def _log_model(run_id: str, folder: Path) -> str:
-    """Log a model folder as models-from-code pyfunc; returns MLflow's id of it."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    defaults = (("max_tokens", "long", 64), ("temperature", "double", 0.0), ("seed", "long", 0))
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "prompt")]),
-        outputs=Schema([ColSpec("string")]),
-        params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in defaults]),
-    )
-    code = Path(__file__).resolve().parent
-    needs = {
-        name: metadata.version(name).split("+")[0] for name in ("torch", "safetensors", "tokenizers", "numpy", "pandas")
-    }
-    with tempfile.TemporaryDirectory() as staging, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no input example: it would load the model to run it once
-        # MLflow keeps a folder under its own name, and ours is named by its stage.
-        model = shutil.copytree(folder, Path(staging) / Path(MODEL_FOLDER).name)
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(code / "pyfunc_model.py"),
-            artifacts={"model": str(model)},
-            code_paths=[str(code.parent / "llm_core")],
-            pip_requirements=[f"{name}=={version}" for name, version in needs.items()],
-            signature=signature,
-        )
-    return str(info.model_id)
 
 
 def _version(item: Any) -> Version:

@@ -7,6 +7,7 @@ from llm_core.models.folder import (
     WEIGHTS_INDEX,
     load_pretrained,
     save_pretrained,
+    saved_task,
 )
 from llm_core.models.interface import LanguageModel, ModelError, Network, Output, Task
 from llm_core.models.registry import ARCHITECTURES, FAMILIES, blank, build
@@ -27,4 +28,5 @@ __all__ = [
     "build",
     "load_pretrained",
     "save_pretrained",
+    "saved_task",
 ]

@@ -47,6 +47,13 @@ def load_pretrained(folder: Path | str, task: Task | None = None, labels: Sequen
     return network.eval()
 
 
+def saved_task(folder: Path | str) -> Task:
+    """What the model of a folder is for, by its ``config.json`` alone."""
+    place = Path(folder) / CONFIG
+    task: Task = _saved_class(read_json(place), place)[1].task
+    return task
+
+
 def save_pretrained(model: Network, folder: Path) -> None:
     """Write the weights in float32 with the config files; equal models give equal bytes."""
     from safetensors.torch import save_file

@@ -23,7 +23,7 @@ from llm_core.pipeline.understanding import (
 )
 from llm_core.pipeline.writing import Summarization, TextGeneration, TextToText, Translation, Writing
 
-__all__ = ["TASKS", "Writing", "pipeline"]
+__all__ = ["TASKS", "Writing", "pipeline", "task_named"]
 
 
 class PipelineKind(NamedTuple):
@@ -53,9 +53,7 @@ def pipeline(task: str | None, model: Path | str) -> Any:
     Without a task it does what this kind of model is for. Raises ValueError for an unknown task, ModelError for a
     folder that holds no model that can do it.
     """
-    name = None if task is None else ALIASES.get(task, task)
-    if name is not None and name not in TASKS:
-        raise ValueError(f"task {task!r} is not known; there are {', '.join(sorted([*TASKS, *ALIASES]))}")
+    name = None if task is None else task_named(task)
     folder = Path(model)
     network = with_states(folder) if name == "feature-extraction" else load_pretrained(folder)
     possible = [other for other, offered in TASKS.items() if network.task in offered.models]
@@ -63,3 +61,11 @@ def pipeline(task: str | None, model: Path | str) -> Any:
     if name not in possible:
         raise ModelError(f"{folder}: a {network.task} model cannot do {name}; it can do {', '.join(possible)}")
     return TASKS[name].make(network, Codec(folder, reads_specials=name == "fill-mask"), name)
+
+
+def task_named(task: str) -> str:
+    """The task behind a name or another name of it; raises ValueError for an unknown one."""
+    name = ALIASES.get(task, task)
+    if name not in TASKS:
+        raise ValueError(f"task {task!r} is not known; there are {', '.join(sorted([*TASKS, *ALIASES]))}")
+    return name

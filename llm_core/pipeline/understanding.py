@@ -13,34 +13,11 @@ import torch
 from tokenizers import Encoding
 from torch import Tensor
 
+from llm_core.generate import ContextExceeded
 from llm_core.models import load_pretrained
 from llm_core.models.interface import ModelError, Network, Task
-from llm_core.pipeline.codec import Codec, texts_of
-
-
-class Understanding:
-    """What the pipelines that read have in common: one text at a time through the network."""
-
-    def __init__(self, network: Network, codec: Codec, task: str) -> None:
-        self._network, self._codec, self._task = network, codec, task
-
-    @torch.inference_mode()
-    def _logits(self, encoding: Encoding) -> Tensor:
-        """What the network says about one text, without the batch dimension, in float32 on the CPU."""
-        ids, more = self._inputs(encoding)
-        logits: Tensor = self._network(ids, **more).logits[0]
-        return logits.float().cpu()
-
-    def _inputs(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
-        if not encoding.ids:
-            raise ValueError("a text without any token cannot be read; give at least a word")
-        context: int = self._network.config.context
-        if len(encoding.ids) > context:
-            raise ValueError(f"this model reads {context} tokens and the text has {len(encoding.ids)}; shorten it")
-        device = next(self._network.parameters()).device
-        has_types = hasattr(self._network.config, "num_token_types") and any(encoding.type_ids)
-        more = {"token_types": torch.tensor([encoding.type_ids], device=device)} if has_types else {}
-        return torch.tensor([encoding.ids], device=device), more
+from llm_core.pipeline.codec import texts_of
+from llm_core.pipeline.reading import Understanding
 
 
 class FillMask(Understanding):
@@ -52,16 +29,9 @@ class FillMask(Understanding):
         return results[0] if isinstance(inputs, str) else results
 
     def _fill(self, text: str, top_k: int, targets: Tensor | None) -> Any:
-        mask_id = self._codec.special_id("mask_token")
-        if mask_id is None:
-            raise ValueError("tokenizer_config.json names no mask_token; fill-mask needs a masked language model")
-        encoding = self._codec.encode(text)
-        places = [place for place, token_id in enumerate(encoding.ids) if token_id == mask_id]
-        if not places:
-            raise ValueError(
-                f"the text has no mask; write {self._codec.rust.id_to_token(mask_id)} where a word is missing"
-            )
-        shares = self._logits(encoding)[places].softmax(-1)
+        encoding = self.read(text)
+        places = self.masks(encoding)
+        shares = self.logits([encoding])[0][places].softmax(-1)
         rows = []
         for place, row in zip(places, shares, strict=True):
             row = row if targets is None else row[targets]
@@ -74,6 +44,27 @@ class FillMask(Understanding):
                 ]
             )
         return rows[0] if len(rows) == 1 else rows
+
+    def masks(self, encoding: Encoding) -> list[int]:
+        """Where the masks stand; raises ValueError where there are none."""
+        mask_id = self._codec.special_id("mask_token")
+        if mask_id is None:
+            raise ValueError("tokenizer_config.json names no mask_token; fill-mask needs a masked language model")
+        places = [place for place, token_id in enumerate(encoding.ids) if token_id == mask_id]
+        if not places:
+            raise ValueError(
+                f"the text has no mask; write {self._codec.rust.id_to_token(mask_id)} where a word is missing"
+            )
+        return places
+
+    def likeliest(self, encoding: Encoding, logits: Tensor) -> tuple[str, float]:
+        """The text with the likeliest token in each mask's place, and the product of these tokens' probabilities."""
+        places = self.masks(encoding)
+        best = logits[places].softmax(-1).max(-1)
+        ids = list(encoding.ids)
+        for place, token_id in zip(places, best.indices.tolist(), strict=True):
+            ids[place] = token_id
+        return self._codec.decode(ids), float(best.values.prod())
 
     def _filled(self, encoding: Encoding, place: int, token_id: int, score: float, is_only: bool) -> dict[str, Any]:
         ids = [*encoding.ids[:place], token_id, *encoding.ids[place + 1 :]]
@@ -101,15 +92,17 @@ class TextClassification(Understanding):
 
     def __call__(self, inputs: Any, top_k: int | None = 0) -> Any:
         is_one = isinstance(inputs, str | Mapping)
-        results = [self._labels(text) for text in ([inputs] if is_one else inputs)]
+        results = [self.labels(self.logits([self._read(text)])[0]) for text in ([inputs] if is_one else inputs)]
         if top_k == 0:
             return [labels[0] for labels in results]
         results = [labels[:top_k] for labels in results]
         return results[0] if is_one else results
 
-    def _labels(self, text: str | Mapping[str, str]) -> list[dict[str, Any]]:
-        given = {"text": text} if isinstance(text, str) else text
-        logits = self._logits(self._codec.encode(given["text"], given.get("text_pair")))
+    def _read(self, text: str | Mapping[str, str]) -> Encoding:
+        return self.read(text) if isinstance(text, str) else self.read(text["text"], text.get("text_pair"))
+
+    def labels(self, logits: Tensor) -> list[dict[str, Any]]:
+        """All labels of a text with their probabilities, best first."""
         # One label is a yes or no, several exclude each other.
         shares = logits.sigmoid() if len(logits) == 1 else logits.softmax(-1)
         named = zip(self._network.config.labels, shares.tolist(), strict=True)
@@ -130,21 +123,26 @@ class TokenClassification(Understanding):
             raise ValueError(f"aggregation_strategy {aggregation_strategy!r} must be 'none' or 'simple'")
         results = []
         for text in texts_of(inputs):
-            found = self._tokens(text)
+            encoding = self.read(text)
+            found = self._tokens(text, encoding, self.logits([encoding])[0])
             if aggregation_strategy == "simple":
                 found = self._grouped(found)
             key = "entity" if aggregation_strategy == "none" else "entity_group"
             results.append([entity for entity in found if entity[key] not in ignore_labels])
         return results[0] if isinstance(inputs, str) else results
 
-    def _tokens(self, text: str) -> list[dict[str, Any]]:
-        encoding, labels = self._codec.encode(text), self._network.config.labels
+    def entities(self, text: str, encoding: Encoding, logits: Tensor) -> list[dict[str, Any]]:
+        """The entities of a text, neighbours of one kind as one."""
+        return [found for found in self._grouped(self._tokens(text, encoding, logits)) if found["entity_group"] != "O"]
+
+    def _tokens(self, text: str, encoding: Encoding, logits: Tensor) -> list[dict[str, Any]]:
+        labels = self._network.config.labels
         unknown = self._codec.special_id("unk_token")
         words = [
             text[slice(*offsets)] if token_id == unknown else token
             for token, token_id, offsets in zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True)
         ]
-        best = self._logits(encoding).softmax(-1).max(-1)
+        best = logits.softmax(-1).max(-1)
         return [
             {
                 "entity": labels[label],
@@ -197,23 +195,37 @@ class QuestionAnswering(Understanding):
     ) -> Any:
         if not question.strip() or not context.strip():
             raise ValueError("question and context must both have text")
+        windows = self.windows(question, context, doc_stride)
+        logits = [self.logits([window])[0] for window in windows]
+        best = self.answers(context, windows, logits, top_k, max_answer_len)
+        return best[0] if top_k == 1 else best
+
+    def answers(
+        self,
+        context: str,
+        windows: Sequence[Encoding],
+        logits: Sequence[Tensor],
+        top_k: int = 1,
+        max_answer_len: int = 15,
+    ) -> list[dict[str, Any]]:
+        """The best answers that the windows of one context hold, best first."""
         found = [
             answer
-            for window in self._windows(question, context, doc_stride)
-            for answer in self._spans(window, top_k, max_answer_len)
+            for window, scores in zip(windows, logits, strict=True)
+            for answer in self._spans(window, scores, top_k, max_answer_len)
         ]
         answers: dict[tuple[int, int], dict[str, Any]] = {}
         for score, start, end in sorted(found, reverse=True):  # a span of two windows counts once
             answer = {"score": score, "start": start, "end": end, "answer": context[start:end]}
             answers.setdefault((start, end), answer)
-        best = list(answers.values())[:top_k]
-        return best[0] if top_k == 1 else best
+        return list(answers.values())[:top_k]
 
-    def _windows(self, question: str, context: str, stride: int) -> list[Encoding]:
+    def windows(self, question: str, context: str, stride: int = 128) -> list[Encoding]:
+        """The question with each part of the context that this model can read at a time."""
         rust, longest = self._codec.rust, self._network.config.context
         room = longest - len(self._codec.encode(question, "").ids)
         if room < 1:
-            raise ValueError(f"this model reads {longest} tokens and the question leaves no room for the context")
+            raise ContextExceeded(f"this model reads {longest} tokens and the question leaves no room for the context")
         rust.enable_truncation(longest, stride=min(stride, room - 1), strategy="only_second")
         try:
             whole = rust.encode(question, context)
@@ -221,8 +233,8 @@ class QuestionAnswering(Understanding):
             rust.no_truncation()
         return [whole, *whole.overflowing]
 
-    def _spans(self, window: Encoding, top_k: int, longest: int) -> list[tuple[float, int, int]]:
-        logits = self._logits(window)  # (T, 2)
+    def _spans(self, window: Encoding, logits: Tensor, top_k: int, longest: int) -> list[tuple[float, int, int]]:
+        """Score, start and end of the best spans of a window, by the logits (T, 2) of its tokens."""
         inside = torch.tensor([sequence == 1 for sequence in window.sequence_ids])
         begins, ends = logits.masked_fill(~inside[:, None], float("-inf")).softmax(0).unbind(-1)
         # The answer begins at the row's token and ends at the column's, at most `longest` tokens later.
@@ -245,17 +257,15 @@ class FeatureExtraction(Understanding):
             raise ValueError(f"pooling {pooling!r} must be 'mean' or left out")
         results = []
         for text in texts_of(inputs):
-            states = self._states(self._codec.encode(text))
+            (states,) = self.states([self.read(text)])
             results.append([states.tolist()] if pooling is None else states.mean(0).tolist())
         return results[0] if isinstance(inputs, str) else results
 
-    @torch.inference_mode()
-    def _states(self, encoding: Encoding) -> Tensor:
-        """(T, C)."""
-        ids, more = self._inputs(encoding)
+    def states(self, encodings: Sequence[Encoding]) -> list[Tensor]:
+        """(T, C) of each text."""
         read = states_of(self._network)
         assert read is not None  # `with_states` loaded it
-        return read(ids, **more)[0].float().cpu()
+        return self._through(lambda ids, more: read(ids, **more), encodings)
 
 
 def with_states(folder: Path) -> Network:

@@ -46,7 +46,7 @@ class Writing:
     result_key = "generated_text"
 
     def __init__(self, network: Network, codec: Codec, task: str) -> None:
-        self._network, self._codec, self._task = network, codec, task
+        self._network, self._codec, self.task = network, codec, task
         config = network.config
         ends = (config.end_id, codec.special_id("eos_token"), *getattr(config, "stop_ids", ()))
         self._stop_ids = frozenset(token_id for token_id in ends if token_id is not None)
@@ -89,21 +89,40 @@ class Writing:
             )
             pairs = zip(prompts, found, strict=True)
             return [[self._text(ids, answer) for answer in answers] for ids, answers in pairs]
-        found = generate_batch(
-            self._network,
-            prompts,
-            max_tokens=limits,
-            sampling=sampling,
-            num_return_sequences=num_return,
-            stop_ids=self._stop_ids,
-            stop=texts_of(given.get("stop", ())),
-            new_text=self._continuation,
+        found = self.answers(
+            prompts, limits, sampling, texts_of(given.get("stop", ())), num_return_sequences=num_return
         )
         return [[str(answer.text) for answer in answers] for answers in found]
 
+    def read(self, text: str) -> list[int]:
+        """A text as ids; raises ValueError for one that this model cannot read."""
+        ids = self._codec.prompt(text)
+        room_for_answer(self._network, ids)
+        return ids
+
+    def answers(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int | Sequence[int],
+        sampling: Sampling,
+        stop: Sequence[str] = (),
+        **options: Any,
+    ) -> list[list[Generated]]:
+        """The answers to each prompt; `options` are those of `generate_batch`."""
+        return generate_batch(
+            self._network,
+            prompts,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop_ids=self._stop_ids,
+            stop=stop,
+            new_text=self._continuation,
+            **options,
+        )
+
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if strange := sorted(options.keys() - set(OPTIONS)):
-            raise ValueError(f"{strange[0]} is no option of {self._task}; there are {', '.join(OPTIONS)}")
+            raise ValueError(f"{strange[0]} is no option of {self.task}; there are {', '.join(OPTIONS)}")
         given = {**self.defaults, **{key: value for key, value in options.items() if value is not None}}
         for key in ("max_length", "max_new_tokens", "num_beams", "num_return_sequences"):
             if key in given and not (isinstance(given[key], int) and given[key] >= 1):
@@ -128,10 +147,7 @@ class Writing:
         return Sampling(**settings, seed=seed, min_tokens=given.get("min_new_tokens", 0))
 
     def _read(self, texts: Sequence[str], given: Mapping[str, Any]) -> list[list[int]]:
-        prompts = [self._codec.prompt(given.get("prefix", "") + text) for text in texts]
-        for ids in prompts:
-            room_for_answer(self._network, ids)
-        return prompts
+        return [self.read(given.get("prefix", "") + text) for text in texts]
 
     def _max_tokens(self, ids: Sequence[int], given: Mapping[str, Any]) -> int:
         return given.get("max_new_tokens") or given.get("max_length") or DEFAULT_NEW_TOKENS

@@ -17,7 +17,12 @@ PACKAGES = ("llm_core", "tasks", "flows")
 BELOW = {"llm_core": {"llm_core"}, "tasks": {"llm_core", "tasks"}, "flows": {"llm_core", "tasks", "flows"}}
 MAY_IMPORT = {
     "prefect": ("flows/", "tasks/orchestrate.py"),
-    "mlflow": ("tasks/tracking.py", "tasks/pyfunc_model.py", "llm_core/serving/registry.py"),
+    "mlflow": (
+        "tasks/tracking.py",
+        "tasks/logged_model.py",
+        "tasks/pyfunc_model.py",
+        "llm_core/serving/registry.py",
+    ),
     "dvc": ("tasks/versioning.py",),
     "dvc_data": ("tasks/versioning.py",),
     "fastapi": ("llm_core/serving/",),
