@@ -180,6 +180,7 @@ def serve(
         Path | None, typer.Option(help="Let in only who has a key of this file (tidemill keys).", metavar="FILE")
     ] = None,
     no_keys: Annotated[bool, typer.Option("--no-keys", help="Be open to everyone on another --host too.")] = False,
+    max_body_mb: Annotated[int, typer.Option(help="Largest request.", min=1)] = 1,
     sample: Annotated[
         float | None,
         typer.Option(help="Keep this share of requests that consent, and feedback (0: feedback only).", min=0, max=1),
@@ -206,6 +207,7 @@ def serve(
         max_open=max_running + max_waiting,
         keys=keys,
         without_keys=no_keys,
+        max_body_bytes=max_body_mb << 20,
         samples=Samples(workspace().home / "samples", sample) if sample is not None else None,
     )
     if model is not None:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from llm_core.serving.access import Access, Gate
 from llm_core.serving.errors import ErrorReply, install_handlers
-from llm_core.serving.middleware import BodyLimit, CountResponses, VersionHeader
+from llm_core.serving.middleware import MAX_BODY_BYTES, BodyLimit, CountResponses, VersionHeader
 from llm_core.serving.request_log import RequestLog
 from llm_core.serving.routes import card, feedback, openai, page, status
 from llm_core.serving.samples import Samples
@@ -17,7 +17,12 @@ from llm_core.serving.service import Service
 __all__ = ["Service", "create_app"]
 
 
-def create_app(service: Service, gate: Gate | None = None, samples: Samples | None = None) -> FastAPI:
+def create_app(
+    service: Service,
+    gate: Gate | None = None,
+    samples: Samples | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> FastAPI:
     """The application; it starts no thread and asks no registry. Without a gate everything is open to everyone."""
     app = FastAPI(
         title="Tidemill",
@@ -38,7 +43,7 @@ def create_app(service: Service, gate: Gate | None = None, samples: Samples | No
         app.include_router(module.router)
     install_handlers(app)
     # The last is the outermost: around the access check are only those who watch.
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(VersionHeader, served=lambda: getattr(service.host.first.champion, "name", None))
     app.add_middleware(Access, gate=gate)
     app.add_middleware(CountResponses, metrics=service.metrics)

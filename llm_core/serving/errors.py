@@ -16,6 +16,9 @@ from starlette.exceptions import HTTPException
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2
+MAX_PROBLEMS = 20
+LONGEST_MESSAGE = 4000
+"""A message quotes keys of the request, which may be as long as the request."""
 
 
 class ApiError(Exception):
@@ -67,14 +70,16 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """400 as at OpenAI, naming every problem; the first one's parameter and code are the error's."""
+    """400 as at OpenAI, naming the problems; the first one's parameter and code are the error's."""
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     first = problems[0]
     code = first["type"] if first["type"] == "unsupported_parameter" else "invalid_value"
     if first["type"] == "extra_forbidden":
         code = "unknown_parameter"
-    message = "; ".join(_problem_text(problem) for problem in problems)
+    told = [_problem_text(problem) for problem in problems[:MAX_PROBLEMS]]
+    more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    message = "; ".join([*told, *more])[:LONGEST_MESSAGE]
     return _json(HTTPStatus.BAD_REQUEST, message, code, _param(first))
 
 

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import uvicorn
-from starlette.types import ASGIApp
 
 from llm_core.serving import request_log
 from llm_core.serving.access import Gate
@@ -26,6 +25,7 @@ from llm_core.serving.hosting import Host
 from llm_core.serving.keys import Keys, read_keys
 from llm_core.serving.limits import Limiter
 from llm_core.serving.loaded import DEFAULT_SETTINGS, RunnerSettings
+from llm_core.serving.middleware import MAX_BODY_BYTES
 from llm_core.serving.registry import RegisteredVersion, Registry
 from llm_core.serving.samples import Samples
 from llm_core.serving.usage import Usage
@@ -35,6 +35,15 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 30.0
 FLUSH_SECONDS = 5
 """How long complete answers may take to reach their clients at the end."""
+HTTP: Mapping[str, Any] = {
+    "access_log": False,  # request_log.py's lines instead
+    "lifespan": "off",
+    "proxy_headers": False,  # nothing here goes by what a client says of itself
+    "server_header": False,
+    "timeout_graceful_shutdown": FLUSH_SECONDS,
+    "ws": "none",
+}
+"""How uvicorn speaks HTTP here."""
 LINE_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -60,6 +69,7 @@ def serve(
     keys: Path | None = None,
     without_keys: bool = False,
     samples: Samples | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> None:
     """Serve the champions of `lines` until SIGTERM or SIGINT, then finish what was begun and return.
 
@@ -84,7 +94,8 @@ def serve(
         gate = stack.enter_context(_gate(keys)) if keys is not None else None
         if samples is not None:
             stack.callback(samples.close)
-        config = http_config(create_app(Service(lines, engine), gate, samples))
+        app = create_app(Service(lines, engine), gate, samples, max_body_bytes)
+        config = uvicorn.Config(app, log_config=_logging(), **HTTP)
         logger.info("%s: http://%s:%d", ", ".join(lines.lines), *listener.getsockname()[:2])
         DrainingServer(config, engine, drain_seconds).run(sockets=[listener])
         logger.info("%s: ended, every accepted request was answered or told", ", ".join(lines.lines))
@@ -98,20 +109,6 @@ def _gate(keys: Path) -> Iterator[Gate]:
         yield Gate(Keys(keys), Limiter(usage))
     finally:
         usage.close()
-
-
-def http_config(app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn speaks HTTP here."""
-    return uvicorn.Config(
-        app,
-        log_config=_logging(),
-        access_log=False,  # request_log.py's lines instead
-        timeout_graceful_shutdown=FLUSH_SECONDS,
-        server_header=False,
-        proxy_headers=False,  # nothing here goes by what a client says of itself
-        ws="none",
-        lifespan="off",
-    )
 
 
 def require_loopback(host: str) -> None:
