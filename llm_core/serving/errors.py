@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2
 MAX_PROBLEMS = 20
-LONGEST_MESSAGE = 4000
-"""A message quotes keys of the request, which may be as long as the request."""
+LONGEST_MESSAGE, LONGEST_PARAM = 4000, 200
+"""Errors quote names from the request, which may be as long as the request."""
 
 
 class ApiError(Exception):
@@ -52,7 +52,8 @@ class ErrorReply(BaseModel):
 def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object; clients tell kinds apart by its type and code."""
     kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    told, named = message[:LONGEST_MESSAGE], param and param[:LONGEST_PARAM]
+    return {"error": {"message": told, "type": kind, "param": named, "code": code}}
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -79,7 +80,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         code = "unknown_parameter"
     told = [_problem_text(problem) for problem in problems[:MAX_PROBLEMS]]
     more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-    message = "; ".join([*told, *more])[:LONGEST_MESSAGE]
+    message = "; ".join([*told, *more])
     return _json(HTTPStatus.BAD_REQUEST, message, code, _param(first))
 
 
@@ -87,7 +88,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     what = f"{request.method} {request.url.path}: {status.phrase}"
-    code = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}.get(status, "http_error")
+    code = {404: "unknown_url", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}.get(
+        status, "http_error"
+    )
     detail = error.detail if error.detail != status.phrase else ""
     return _json(status, f"{what} {detail}".rstrip(), code, headers=error.headers)
 

@@ -52,9 +52,9 @@ TRICKS = (
 # Texts that are nearly an open route, and are not one.
 NEARLY = (
     "{open}/", "/{open}", "/.{open}", "{open}/.", "{open}.", "{open}%20", "{open}%00", "{open}%0a", "{open};",
-    "{open}%3f", "{open}%2f", "%2f{name}", "/{upper}", "/{title}", "/%{hex}{rest}", "{open}.json", "{open}z", "{open}/x",
-    "{open}\\",
-    "http://127.0.0.1{open}", "https://127.0.0.1{open}", "x:{open}", "{open}#", "//127.0.0.1{open}",
+    "{open}%3f", "{open}%2f", "%2f{name}", "/{upper}", "/{title}", "/%{hex}{rest}", "{open}.json", "{open}z",
+    "{open}/x", "{open}\\", "http://127.0.0.1{open}", "https://127.0.0.1{open}", "x:{open}", "{open}#",
+    "//127.0.0.1{open}",
 )  # fmt: skip
 HEADERS = (
     "host: {open}",

@@ -7,6 +7,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +20,10 @@ from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
 from llm_core.serving.record_files import RecordFile
 from llm_core.serving.samples import Judgement, Samples, consents
+from llm_core.text.drift import drift_of_last
+from llm_core.text.profile import Profile, read_profiles
+from tasks.clean_files import clean_files, recipe_of
+from tasks.observers import Terminal
 
 TURNS = [{"role": "user", "content": "Write to ann@example.com"}, {"role": "assistant", "content": "Done."}]
 TURNS += [{"role": "user", "content": "Thanks!"}]
@@ -96,23 +101,24 @@ def test_what_is_kept_can_be_labelled(tmp_path: Path, kind: Kind) -> None:
         assert (tasks[0].content["left"], tasks[0].content["right"]) == ("an answer", "a better one")
 
 
-def test_the_drift_of_what_is_asked_can_be_measured(tmp_path: Path) -> None:
-    from llm_core.text.drift import drift_of_last
-    from llm_core.text.profile import read_profiles
-    from tasks.clean_files import clean_files, recipe_of
-    from tasks.observers import Terminal
-
-    samples = Samples(tmp_path / "kept", share=1)
+def asked(folder: Path, num_words: int) -> Profile:
+    """What cleaning counts in a sample of prompts of this length."""
+    words = Path(__file__).read_text().split()
+    samples, random = Samples(folder / "kept", share=1), Random(num_words)
     for number in range(40):
-        prompt = f"Question {number}: how strong is the union of states, and why? " * 5
-        samples.take(prompt, "answer", "demo@1", f"cmpl-{number}", consent=True)
+        samples.take(" ".join(random.choices(words, k=num_words)), "answer", "demo@1", f"cmpl-{number}", consent=True)
     samples.close()
-    out = tmp_path / "clean"
     with Terminal("clean") as observer:
-        clean_files(recipe_of([str(tmp_path / "kept" / "samples.jsonl")], None, None), out, observer, None)
-    (asked,) = read_profiles(out)
-    assert asked.records_in == 40
-    assert drift_of_last([asked, asked])["lengths"].distance == 0
+        clean_files(recipe_of([str(folder / "kept" / "samples.jsonl")], None, None), folder / "clean", observer)
+    (profile,) = read_profiles(folder / "clean" / "documents")
+    return profile
+
+
+def test_the_drift_of_what_is_asked_can_be_measured(tmp_path: Path) -> None:
+    first, alike, longer = (asked(tmp_path / str(size), size) for size in (60, 61, 600))
+    assert first.records_in == 40 and first.kept > 30
+    near, far = drift_of_last([first, alike])["lengths"], drift_of_last([first, longer])["lengths"]
+    assert near.distance < near.by_chance < far.by_chance < far.distance
 
 
 def test_a_judgement_is_numbers_unless_both_consented(tmp_path: Path) -> None:
