@@ -17,6 +17,7 @@ import typer
 from flows.batch_cli import batch
 from flows.data_cli import clean
 from flows.generate_cli import generate
+from flows.keys_cli import keys_app
 from flows.label_cli import label_app
 from flows.lr_cli import lr_find
 from flows.models_cli import export_model, import_model
@@ -42,6 +43,7 @@ recipes_app = typer.Typer(help="The recipes in configs/.", no_args_is_help=True)
 app.add_typer(deployments_app, name="deployments")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(label_app, name="label")
+app.add_typer(keys_app, name="keys")
 
 Cron = Annotated[
     str | None, typer.Option(help="When the nightly runs (default: as before, at first 0 2 * * *).", metavar="CRON")
@@ -175,13 +177,25 @@ def serve(
         int | None, typer.Option(help="Most memory for all models; the line asked longest ago is unloaded.", min=1)
     ] = None,
     cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
+    keys: Annotated[
+        Path | None, typer.Option(help="Let in only who has a key of this file (tidemill keys).", metavar="FILE")
+    ] = None,
+    no_keys: Annotated[bool, typer.Option("--no-keys", help="Be open to everyone on another --host too.")] = False,
+    max_body_mb: Annotated[int, typer.Option(help="Largest request.", min=1)] = 1,
+    sample: Annotated[
+        float | None,
+        typer.Option(help="Keep this share of requests that consent, and feedback (0: feedback only).", min=0, max=1),
+    ] = None,
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
     from llm_core.serving.hosting import Host
     from llm_core.serving.loaded import RunnerSettings
     from llm_core.serving.registry import FolderRegistry, MlflowRegistry, RegisteredVersion
+    from llm_core.serving.samples import Samples
     from llm_core.serving.server import serve as serve_forever
 
+    if keys is not None and no_keys:
+        raise typer.BadParameter("--keys with --no-keys: these do not go together; leave one out")
     lines = Host(line, dict(_alias(each) for each in alias), memory_mb << 20 if memory_mb else None)
     settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
     serve_on = partial(
@@ -192,6 +206,10 @@ def serve(
         settings=settings,
         poll_seconds=poll_seconds,
         max_open=max_running + max_waiting,
+        keys=keys,
+        without_keys=no_keys,
+        max_body_bytes=max_body_mb << 20,
+        samples=Samples(workspace().home / "samples", sample) if sample is not None else None,
     )
     if model is not None:
         serve_on(FolderRegistry(model), admit=lambda version: None)

@@ -6,16 +6,24 @@ from importlib.metadata import version as package_version
 
 from fastapi import FastAPI
 
+from llm_core.serving.access import Access, Gate
 from llm_core.serving.errors import ErrorReply, install_handlers
-from llm_core.serving.middleware import BodyLimit, CountResponses, VersionHeader
-from llm_core.serving.routes import card, openai, page, status
+from llm_core.serving.middleware import MAX_BODY_BYTES, BodyLimit, CountResponses, VersionHeader
+from llm_core.serving.request_log import RequestLog
+from llm_core.serving.routes import card, feedback, openai, page, status
+from llm_core.serving.samples import Samples
 from llm_core.serving.service import Service
 
 __all__ = ["Service", "create_app"]
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application; it starts no thread and asks no registry."""
+def create_app(
+    service: Service,
+    gate: Gate | None = None,
+    samples: Samples | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> FastAPI:
+    """The application; it starts no thread and asks no registry. Without a gate everything is open to everyone."""
     app = FastAPI(
         title="Tidemill",
         version=package_version("tidemill"),
@@ -28,13 +36,16 @@ def create_app(service: Service) -> FastAPI:
         },
         generate_unique_id_function=lambda route: f"{route.name}{route.path.replace('/', '_')}",
     )
-    app.state.service = service
+    app.state.service, app.state.samples = service, samples
     for prefix in ("/v1", ""):
         app.include_router(openai.router, prefix=prefix)
-    for module in (card, status, page):
+    for module in (card, status, page, feedback):
         app.include_router(module.router)
     install_handlers(app)
-    app.add_middleware(BodyLimit)
-    app.add_middleware(CountResponses, metrics=service.metrics)
+    # The last is the outermost: around the access check are only those who watch.
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(VersionHeader, served=lambda: getattr(service.host.first.champion, "name", None))
+    app.add_middleware(Access, gate=gate)
+    app.add_middleware(CountResponses, metrics=service.metrics)
+    app.add_middleware(RequestLog)
     return app

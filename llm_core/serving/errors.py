@@ -16,6 +16,9 @@ from starlette.exceptions import HTTPException
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2
+MAX_PROBLEMS = 20
+LONGEST_MESSAGE, LONGEST_PARAM = 4000, 200
+"""Errors quote names from the request, which may be as long as the request."""
 
 
 class ApiError(Exception):
@@ -49,7 +52,8 @@ class ErrorReply(BaseModel):
 def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object; clients tell kinds apart by its type and code."""
     kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    told, named = message[:LONGEST_MESSAGE], param and param[:LONGEST_PARAM]
+    return {"error": {"message": told, "type": kind, "param": named, "code": code}}
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -67,14 +71,16 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """400 as at OpenAI, naming every problem; the first one's parameter and code are the error's."""
+    """400 as at OpenAI, naming the problems; the first one's parameter and code are the error's."""
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     first = problems[0]
     code = first["type"] if first["type"] == "unsupported_parameter" else "invalid_value"
     if first["type"] == "extra_forbidden":
         code = "unknown_parameter"
-    message = "; ".join(_problem_text(problem) for problem in problems)
+    told = [_problem_text(problem) for problem in problems[:MAX_PROBLEMS]]
+    more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    message = "; ".join([*told, *more])
     return _json(HTTPStatus.BAD_REQUEST, message, code, _param(first))
 
 
@@ -82,7 +88,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     what = f"{request.method} {request.url.path}: {status.phrase}"
-    code = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}.get(status, "http_error")
+    code = {404: "unknown_url", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}.get(
+        status, "http_error"
+    )
     detail = error.detail if error.detail != status.phrase else ""
     return _json(status, f"{what} {detail}".rstrip(), code, headers=error.headers)
 

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from http import HTTPStatus
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 import uvicorn
 
+from llm_core.serving import request_log
+from llm_core.serving.access import Gate
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import MAX_OPEN, Engine
 from llm_core.serving.follower import POLL_SECONDS, Follower
 from llm_core.serving.hosting import Host
+from llm_core.serving.keys import Keys, read_keys
+from llm_core.serving.limits import Limiter
 from llm_core.serving.loaded import DEFAULT_SETTINGS, RunnerSettings
+from llm_core.serving.middleware import MAX_BODY_BYTES
 from llm_core.serving.registry import RegisteredVersion, Registry
+from llm_core.serving.samples import Samples
+from llm_core.serving.usage import Usage
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
 FLUSH_SECONDS = 5
 """How long complete answers may take to reach their clients at the end."""
-POLLED_PATHS = frozenset({"/health", "/ready", "/version"})
+HTTP: Mapping[str, Any] = {
+    "access_log": False,  # request_log.py's lines instead
+    "lifespan": "off",
+    "proxy_headers": False,  # nothing here goes by what a client says of itself
+    "server_header": False,
+    "timeout_graceful_shutdown": FLUSH_SECONDS,
+    "ws": "none",
+}
+"""How uvicorn speaks HTTP here."""
 LINE_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class OpenToOthers(ValueError):
+    """A server that others would reach without a key; the message names the address and what to do."""
 
 
 class PortTaken(ValueError):
@@ -46,13 +66,24 @@ def serve(
     drain_seconds: float = DRAIN_SECONDS,
     settings: RunnerSettings = DEFAULT_SETTINGS,
     max_open: int = MAX_OPEN,
+    keys: Path | None = None,
+    without_keys: bool = False,
+    samples: Samples | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> None:
     """Serve the champions of `lines` until SIGTERM or SIGINT, then finish what was begun and return.
 
     `admit` raises for a version that may not serve. One CPU thread is the default: on small models more of them gain
     little, and beside a training that holds the cores they wait for each other (130 tokens/s fell to 10 for 4M
-    parameters on two cores). Raises PortTaken before anything is loaded.
+    parameters on two cores). Raises OpenToOthers, KeyFileError or PortTaken before anything is loaded.
+
+    `keys` is the file of the API keys that are let in; usage is counted in a database beside it. Without it the server
+    is open, which `without_keys` must say where not only this machine reaches it. `samples` is closed in the end.
     """
+    if keys is None and not without_keys:
+        require_loopback(host)
+    if keys is not None:
+        read_keys(keys)
     listener = open_listener(host, port)
     torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
@@ -60,13 +91,37 @@ def serve(
         engine = stack.enter_context(Engine(max_open))
         for line in lines.lines.values():
             stack.enter_context(Follower(line, registry, admit, settings, poll_seconds))
-        app = create_app(Service(lines, engine))
-        config = uvicorn.Config(
-            app, log_config=_logging(), timeout_graceful_shutdown=FLUSH_SECONDS, server_header=False, lifespan="off"
-        )
+        gate = stack.enter_context(_gate(keys)) if keys is not None else None
+        if samples is not None:
+            stack.callback(samples.close)
+        app = create_app(Service(lines, engine), gate, samples, max_body_bytes)
+        config = uvicorn.Config(app, log_config=_logging(), **HTTP)
         logger.info("%s: http://%s:%d", ", ".join(lines.lines), *listener.getsockname()[:2])
         DrainingServer(config, engine, drain_seconds).run(sockets=[listener])
         logger.info("%s: ended, every accepted request was answered or told", ", ".join(lines.lines))
+
+
+@contextmanager
+def _gate(keys: Path) -> Iterator[Gate]:
+    """The gate for the keys of a file; usage is counted beside it, and written to the end."""
+    usage = Usage(keys.with_suffix(".usage.db"))
+    try:
+        yield Gate(Keys(keys), Limiter(usage))
+    finally:
+        usage.close()
+
+
+def require_loopback(host: str) -> None:
+    """Raise OpenToOthers for an address that not only this machine reaches."""
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise OpenToOthers(
+            f"--host {host}: others would reach this server without a key; give it --keys FILE "
+            "(tidemill keys create NAME makes one), or say --no-keys"
+        )
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -117,27 +172,17 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _WithoutPolls(logging.Filter):
-    """Drops the access lines of those who only look whether the server is well; a refusal is still logged."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not isinstance(record.args, tuple) or len(record.args) != 5:
-            return True
-        _, _, path, _, status = record.args  # uvicorn.access: client, method, path, HTTP version, status
-        return path not in POLLED_PATHS or status != HTTPStatus.OK
-
-
 def _logging() -> dict[str, Any]:
-    """One line an event on stderr, with time and module; access lines too."""
+    """One line an event on stderr, with time and module; requests in lines of JSON, which say the time themselves."""
+    handlers = {"stderr": "line", "requests": "json"}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"format": LINE_FORMAT}},
-        "filters": {"without_polls": {"()": _WithoutPolls}},
-        "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without_polls"]},
-        },
+        "formatters": {"line": {"format": LINE_FORMAT}, "json": {"format": "%(message)s"}},
+        "handlers": {name: {"class": "logging.StreamHandler", "formatter": form} for name, form in handlers.items()},
         "loggers": {
-            name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("llm_core", "uvicorn")
+            "llm_core": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            request_log.logger.name: {"handlers": ["requests"], "level": "INFO", "propagate": False},
         },
     }

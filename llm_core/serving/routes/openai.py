@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from llm_core.serving import answering
+from llm_core.serving.callers import Calling
 from llm_core.serving.schema import ChatRequest, CompletionRequest
 from llm_core.serving.service import Serving, listed
 
@@ -16,16 +17,22 @@ router = APIRouter()
 
 
 @router.post("/completions")
-async def create_completion(body: CompletionRequest, request: Request, service: Serving) -> Response:
+async def create_completion(body: CompletionRequest, request: Request, service: Serving, caller: Calling) -> Response:
     """Continue a text."""
-    jobs, reply = await run_in_threadpool(answering.completion, service.named(body.model), body)
+    model = service.named(body.model)
+    caller.require_line(model.version.line)
+    body = caller.within_limits(body)
+    jobs, reply = await run_in_threadpool(answering.completion, model, body)
     return await answering.respond(service, jobs, reply, body, request)
 
 
 @router.post("/chat/completions")
-async def create_chat_completion(body: ChatRequest, request: Request, service: Serving) -> Response:
+async def create_chat_completion(body: ChatRequest, request: Request, service: Serving, caller: Calling) -> Response:
     """Answer in a conversation."""
-    jobs, reply = await run_in_threadpool(answering.chat, service.named(body.model), body)
+    model = service.named(body.model)
+    caller.require_line(model.version.line)
+    body = caller.within_limits(body)
+    jobs, reply = await run_in_threadpool(answering.chat, model, body)
     return await answering.respond(service, jobs, reply, body, request)
 
 

@@ -6,10 +6,11 @@ from http import HTTPStatus
 from importlib.metadata import version as package_version
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from llm_core.serving.callers import require_admin
 from llm_core.serving.errors import RETRY_SECONDS
 from llm_core.serving.service import Serving
 
@@ -37,7 +38,7 @@ async def version(service: Serving) -> dict[str, Any]:
     return {"tidemill": package_version("tidemill"), **service.state()}
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(require_admin)])
 async def metrics(service: Serving) -> Response:
     """Numbers for Prometheus."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
