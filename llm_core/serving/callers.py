@@ -45,11 +45,14 @@ class Caller:
         if self._key is not None and self._limiter is not None:
             self._limiter.charge(self._key, prompt_tokens + completion_tokens)
 
+    def may_ask(self, line: str) -> bool:
+        """Whether the models of this line are there for the key."""
+        return self.limits.models is None or line in self.limits.models
+
     def require_line(self, line: str) -> None:
         """Raise ApiError (403) unless the key may ask the models of this line."""
-        models = self.limits.models
-        if models is not None and line not in models:
-            allowed = ", ".join(models) or "none"
+        if not self.may_ask(line):
+            allowed = ", ".join(self.limits.models or ()) or "none"
             message = f"this API key may not ask {line}; it may ask {allowed}"
             raise ApiError(HTTPStatus.FORBIDDEN, message, "model_not_allowed", "model")
 

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llm_core.serving.keys import KEY
 from llm_core.serving.record_files import RecordFile
 
 logger = logging.getLogger(__name__)
@@ -181,11 +182,12 @@ def redacted(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with placeholders for personal data and secrets in all that people wrote."""
     from llm_core.config import Clean
     from llm_core.text.document import Document
-    from llm_core.text.pii import redact_pii
+    from llm_core.text.pii import PLACEHOLDERS, redact_pii
 
     cfg = Clean()
 
     def redact(text: str) -> str:
+        text = KEY.sub(PLACEHOLDERS["key"], text)  # one of ours
         return redact_pii(Document(source="", start=0, end=0, sha256="", license="", text=text), cfg).text
 
     words: dict[str, Any] = {name: redact(record[name]) for name in WORDS if name in record}

@@ -24,8 +24,6 @@ from tests.contracts.deploy_linters import manifests
 
 ROOT = Path(__file__).parents[2]
 METRICS_PATH = "/metrics"
-OPTIONS_TO_COME = {"--keys"}
-"""Options of `tidemill serve` that the manifests give before the command has them."""
 PROBES = {"startupProbe": "/health", "readinessProbe": "/ready", "livenessProbe": "/health"}
 PORT = inspect.signature(serve).parameters["port"].default
 LEAVING_SECONDS = 5
@@ -145,10 +143,18 @@ def command_problems(deploy: Path) -> list[str]:
         f"{place}: tidemill serve has no {word}"
         for place, words in commands.items()
         for word in words
-        if word.startswith("--") and word not in known | OPTIONS_TO_COME
+        if word.startswith("--") and word not in known
     ]
     deaf = [place for place, words in commands.items() if words[1:3] != ["--host", "0.0.0.0"]]
-    return unknown + [f"{place}: listens only inside its container" for place in deaf]
+    open_to_all = [place for place, words in commands.items() if "--no-keys" in words and place != "compose.yaml"]
+    published = [str(port) for port in _compose(deploy)["services"]["model"]["ports"]]
+    if "--no-keys" in commands["compose.yaml"] and not all(port.startswith("127.0.0.1:") for port in published):
+        open_to_all.append("compose.yaml")
+    return (
+        unknown
+        + [f"{place}: listens only inside its container" for place in deaf]
+        + [f"{place}: lets everyone in" for place in open_to_all]
+    )
 
 
 def reference_problems(deploy: Path) -> list[str]:

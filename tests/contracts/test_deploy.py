@@ -106,6 +106,8 @@ BREAKS: tuple[tuple[Check, str, str, str, str], ...] = (
     (rules.mount_problems, IMAGE, "TIDEMILL_CACHE=/var/cache", "TIDEMILL_CACHE=/opt", "another home or cache"),
     (rules.command_problems, POD, "--line", "--model-name", "tidemill serve has no --model-name"),
     (rules.command_problems, IMAGE, 'CMD ["serve", "--host", "0.0.0.0"]', 'CMD ["serve"]', "CMD: listens only inside"),
+    (rules.command_problems, COMPOSE, '"127.0.0.1:8000:8000"', '"8000:8000"', "compose.yaml: lets everyone in"),
+    (rules.command_problems, POD, "--keys, /etc/tidemill/keys.json", "--no-keys", "deployment.yaml: lets everyone in"),
     (rules.reference_problems, MADE, "  - service.yaml\n", "", "does not list all"),
     (rules.reference_problems, MADE, "LINE=demo", "LINES=demo", "no generated map gives"),
     (rules.reference_problems, POD, "secretName: tidemill-api-keys", "secretName: keys", "README.md does not make"),

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from llm_core.serving.server import PortTaken
+from llm_core.serving.keys import KeyFileError, create_key
+from llm_core.serving.server import OpenToOthers, PortTaken
 from tasks import services
 from tasks.workspace import HOME_VARIABLE
 
@@ -28,10 +29,30 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("source", [["--model", "out/train"], ["--line", "demo"]])
 def test_the_address_to_listen_on_is_an_option(workspace: Path, source: list[str]) -> None:
     with pytest.raises(PortTaken, match=rf"on {NOT_OURS} cannot be opened"):
-        CliRunner().invoke(app, ["serve", *source, "--host", NOT_OURS], catch_exceptions=False)
+        CliRunner().invoke(app, ["serve", *source, "--host", NOT_OURS, "--no-keys"], catch_exceptions=False)
 
 
 def test_with_an_mlflow_elsewhere_none_is_made_in_the_home(workspace: Path) -> None:
     with pytest.raises(PortTaken):
-        CliRunner().invoke(app, ["serve", "--host", NOT_OURS], catch_exceptions=False)
+        CliRunner().invoke(app, ["serve", "--host", NOT_OURS, "--no-keys"], catch_exceptions=False)
     assert [path.name for path in (workspace / "home").iterdir()] == ["ledger.db"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", NOT_OURS, "example.com", ""])
+def test_others_are_let_in_with_keys_or_when_that_is_said(workspace: Path, host: str) -> None:
+    with pytest.raises(OpenToOthers, match="without a key; give it --keys FILE .* or say --no-keys"):
+        CliRunner().invoke(app, ["serve", "--model", "out/train", "--host", host], catch_exceptions=False)
+
+
+def test_a_key_file_is_read_before_anything_is_opened(workspace: Path) -> None:
+    command = ["serve", "--model", "out/train", "--host", NOT_OURS, "--keys", "keys.json"]
+    with pytest.raises(KeyFileError, match=r"keys\.json: no key file"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    create_key(workspace / "keys.json", "ci")
+    with pytest.raises(PortTaken):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("options", [["--keys", "keys.json", "--no-keys"], ["--sample", "2"]])
+def test_options_that_make_no_sense_are_usage_errors(workspace: Path, options: list[str]) -> None:
+    assert CliRunner().invoke(app, ["serve", "--model", "out/train", *options]).exit_code == 2

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from llm_core.serving.callers import Calling
 from llm_core.serving.cards import lineage
 from llm_core.serving.service import Serving, describe
 
@@ -14,8 +15,9 @@ router = APIRouter()
 
 
 @router.get("/v1/models/{name}/card")
-async def model_card(name: str, service: Serving) -> dict[str, Any]:
+async def model_card(name: str, service: Serving, caller: Calling) -> dict[str, Any]:
     """What a version is, what its folder says of itself, and where it came from."""
     model = service.named(name)
+    caller.require_line(model.version.line)
     facts = {**describe(model), **asdict(model.card), "lineage": lineage(model.version)}
     return {"id": model.name, "object": "model.card", **facts}

@@ -37,16 +37,19 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
 
 
 @router.get("/models")
-async def list_models(service: Serving) -> dict[str, Any]:
+async def list_models(service: Serving, caller: Calling) -> dict[str, Any]:
     """The lines with a champion under their names, and every version in memory under its own."""
     names = {**{name: name for name in service.host.lines}, **service.host.aliases}
     lines = [(name, service.host.lines[line]) for name, line in names.items()]
     champions = [(name, line.champion) for name, line in lines if line.champion]
     versions = [(model.name, model) for model in service.host.models()]
-    return {"object": "list", "data": [listed(name, model) for name, model in (*champions, *versions)]}
+    allowed = [(name, model) for name, model in (*champions, *versions) if caller.may_ask(model.version.line)]
+    return {"object": "list", "data": [listed(name, model) for name, model in allowed]}
 
 
 @router.get("/models/{name}")
-async def retrieve_model(name: str, service: Serving) -> dict[str, Any]:
+async def retrieve_model(name: str, service: Serving, caller: Calling) -> dict[str, Any]:
     """The served model by its name."""
-    return listed(name, service.named(name))
+    model = service.named(name)
+    caller.require_line(model.version.line)
+    return listed(name, model)

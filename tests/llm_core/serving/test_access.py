@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ def test_a_key_asks_only_the_models_it_may(file: Path, ask: Ask) -> None:
         refused = ask(other, path, body)
         assert (refused.status, refused.json()["error"]["code"]) == (403, "model_not_allowed")
         assert ask(mine, path, {**body, "max_tokens": 2}).status == 200
+    assert [ask(other, f"/v1/models/{name}").status for name in ("tiny", "tiny@1", "tiny/card")] == [403] * 3
+    assert [len(ask(key, "/v1/models").json()["data"]) for key in (other, mine)] == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -263,3 +266,23 @@ def test_two_requests_on_one_connection_are_judged_each(port: int, key: str) -> 
 
     answer = speak(port, line(f"authorization: Bearer {key}") + line("connection: close"))
     assert answer.status == 200 and b"HTTP/1.1 401" in answer.body
+
+
+@pytest.mark.e2e
+def test_the_page_opens_in_a_browser_with_the_key_as_password(port: int, key: str) -> None:
+    from playwright.sync_api import expect
+
+    from tests.e2e.browser import chromium
+
+    with chromium() as (context, _):
+        assert context.browser is not None
+        url = f"http://127.0.0.1:{port}/"
+        stranger = context.browser.new_context(http_credentials={"username": "me", "password": "guessed"})
+        response = stranger.new_page().goto(url)
+        assert response is not None and response.status == 401
+        page = context.browser.new_context(http_credentials={"username": "me", "password": key}).new_page()
+        page.goto(url)
+        expect(page.locator("#state[data-status=ready]")).to_be_visible()
+        page.get_by_role("textbox", name=re.compile("Prompt|Message", re.I)).first.fill("The")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator(".figures").first).to_contain_text("seed")

@@ -55,13 +55,14 @@ def test_personal_data_and_secrets_never_reach_the_disk(tmp_path: Path) -> None:
     samples = Samples(tmp_path, share=1)
     mail, card, key = "ann@example.com", "4111 1111 1111 1111", "sk_live_4eC39HqLyjWDarjtT1zdp7dc"
     samples.take(f"I am {mail}", f"Your card is {card}", "demo@1", "chatcmpl-1", True, TURNS)
-    samples.judge(Judgement("chatcmpl-1", rating=-1, correction=f"Use {key} instead"), "id", consent=True)
+    ours = f"tm_{'0' * 12}_{'1' * 64}"
+    samples.judge(Judgement("chatcmpl-1", rating=-1, correction=f"Use {key} or {ours}"), "id", consent=True)
     samples.close()
     text = "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
-    assert not any(secret in text for secret in (mail, card, key))
+    assert not any(secret in text for secret in (mail, card, key, ours))
     (sample,), (correction,) = records(tmp_path, "samples"), records(tmp_path, "corrections")
     assert (sample["text"], sample["answer"]) == ("I am <EMAIL>", "Your card is <CARD>")
-    assert sample["messages"][0]["content"] == "Write to <EMAIL>" and correction["right"] == "Use <KEY> instead"
+    assert sample["messages"][0]["content"] == "Write to <EMAIL>" and correction["right"] == "Use <KEY> or <KEY>"
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.1, 60, 140), (1.0, 1000, 1000)])

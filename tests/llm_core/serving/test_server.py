@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -7,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import httpx
 import openai
@@ -17,7 +19,8 @@ import torch
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Model
 from llm_core.models import build, save_pretrained
-from llm_core.serving.server import PortTaken, open_listener
+from llm_core.serving.keys import Limits, create_key, revoke_key
+from llm_core.serving.server import OpenToOthers, PortTaken, open_listener, require_loopback
 from llm_core.tokenizer import Tokenizer
 
 # Large enough that an answer of 2,000 tokens takes seconds.
@@ -30,7 +33,7 @@ from llm_core.serving.registry import FolderRegistry
 from llm_core.serving.server import serve
 assert "mlflow" not in sys.modules
 serve(Host(["tiny"]), FolderRegistry(Path(sys.argv[1])), lambda version: None, port=int(sys.argv[2]),
-      drain_seconds=float(sys.argv[3]))
+      drain_seconds=float(sys.argv[3]), keys=Path(sys.argv[4]) if len(sys.argv) > 4 else None)
 """
 
 
@@ -46,6 +49,14 @@ def test_a_host_that_is_not_ours_is_named() -> None:
         open_listener("192.0.2.1", 0)
 
 
+def test_only_this_machine_reaches_a_loopback_address() -> None:
+    for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
+        require_loopback(host)
+    for host in ("0.0.0.0", "::", "192.168.0.1", "localhost.example.com", ""):
+        with pytest.raises(OpenToOthers, match="--keys FILE"):
+            require_loopback(host)
+
+
 @pytest.fixture(scope="module")
 def slow_artifact(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A model whose greedy answers never end by themselves: some other token's logit is above the end's, which is 0."""
@@ -58,13 +69,16 @@ def slow_artifact(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 
 
 @contextmanager
-def server(artifact: Artifact, drain_seconds: float = 60.0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def server(
+    artifact: Artifact, drain_seconds: float = 60.0, keys: Path | None = None, stderr: IO[bytes] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A server process on a free port, ready to answer; killed in the end if a test left it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-c", PROGRAM, str(artifact.path), str(port), str(drain_seconds)]
-    process, url = subprocess.Popen(command), f"http://127.0.0.1:{port}"
+    command += [str(keys)] if keys else []
+    process, url = subprocess.Popen(command, stderr=stderr), f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: is_ready(url), seconds=60)
         yield process, url
@@ -111,6 +125,35 @@ def test_the_official_client_completes_chats_and_streams(artifact: Artifact) -> 
             client.chat.completions.create(**ask, tools=[{"type": "function", "function": {"name": "f"}}])
         process.terminate()
         assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.e2e
+def test_the_official_client_is_let_in_with_a_key_and_logged_without_its_words(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    keys, log = tmp_path / "keys.json", tmp_path / "log"
+    record, key = create_key(keys, "ci", limits=Limits(requests_per_minute=3))
+    ask = {"model": "tiny", "prompt": "Unspeakable", "max_tokens": 3}
+    with log.open("wb") as stderr, server(artifact, keys=keys, stderr=stderr) as (process, url):
+        with pytest.raises(openai.AuthenticationError, match="not known here"):
+            client_of(url).completions.create(**ask)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+        raw = client.completions.with_raw_response.create(**ask, extra_headers={"x-request-id": "mine-1"})
+        assert raw.headers["x-ratelimit-remaining-requests"] == "2" and raw.headers["x-request-id"] == "mine-1"
+        assert len(list(client.completions.create(**ask, stream=True))) > 0
+        with pytest.raises(openai.RateLimitError, match="3 requests a minute"):
+            for _ in range(2):
+                client.completions.create(**ask)
+        revoke_key(keys, "ci")
+        with pytest.raises(openai.AuthenticationError, match="is revoked"):
+            client.completions.create(**ask)
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+    text = log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert [line["status"] for line in lines if line["path"] == "/v1/completions"] == [401, 200, 200, 200, 429, 401]
+    assert [line["key"] for line in lines if line["request_id"] == "mine-1"] == [record.id]
+    assert "Unspeakable" not in text and key.split("_")[2] not in text and "uvicorn.access" not in text
 
 
 @pytest.mark.e2e
