@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from flows.announce import Announcer
 from flows.cli import app
+from llm_core.serving import server
+from llm_core.serving.hosting import Host
 from llm_core.serving.keys import KeyFileError, create_key
 from llm_core.serving.server import OpenToOthers, PortTaken
 from tasks import services
@@ -56,3 +59,15 @@ def test_a_key_file_is_read_before_anything_is_opened(workspace: Path) -> None:
 @pytest.mark.parametrize("options", [["--keys", "keys.json", "--no-keys"], ["--sample", "2"]])
 def test_options_that_make_no_sense_are_usage_errors(workspace: Path, options: list[str]) -> None:
     assert CliRunner().invoke(app, ["serve", "--model", "out/train", *options]).exit_code == 2
+
+
+def test_what_happens_to_a_line_is_told_to_prefect_where_one_is_known(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[Host] = []
+    monkeypatch.setattr(server, "serve", lambda lines, *_, **__: handed.append(lines))
+    for api, told in (("", 0), ("http://127.0.0.1:9/api", 1)):
+        monkeypatch.setenv("PREFECT_API_URL", api)
+        CliRunner().invoke(app, ["serve"], catch_exceptions=False)
+        observers = handed.pop().first.observers
+        assert sum(isinstance(observer, Announcer) for observer in observers) == told

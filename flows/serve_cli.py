@@ -1,0 +1,106 @@
+"""`tidemill serve`: the model server in this terminal."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from flows.options import workspace
+
+if TYPE_CHECKING:
+    from llm_core.serving.hosting import Host
+
+
+def serve(
+    line: Annotated[list[str], typer.Option(help="A line to serve; several times for several.")] = ["demo"],  # noqa: B006
+    alias: Annotated[
+        list[str], typer.Option(help="Another name of a line, as ALIAS=LINE; several times for several.")
+    ] = [],  # noqa: B006
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    model: Annotated[Path | None, typer.Option(help="Serve this model folder instead of a champion.")] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "int8"], typer.Option(help="Of weights; float32 is what was judged.")
+    ] = "float32",
+    threads: Annotated[int, typer.Option(help="CPU threads that write answers.", min=1)] = 1,
+    max_running: Annotated[int, typer.Option(help="Answers that are written at the same time.", min=1)] = 32,
+    max_waiting: Annotated[int, typer.Option(help="Answers that may wait; whoever comes later gets 503.", min=0)] = 16,
+    poll_seconds: Annotated[float, typer.Option(help="How often the registry is asked.", min=0.05)] = 2.0,
+    memory_mb: Annotated[
+        int | None, typer.Option(help="Most memory for all models; the line asked longest ago is unloaded.", min=1)
+    ] = None,
+    cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
+    keys: Annotated[
+        Path | None, typer.Option(help="Let in only who has a key of this file (tidemill keys).", metavar="FILE")
+    ] = None,
+    no_keys: Annotated[bool, typer.Option("--no-keys", help="Be open to everyone on another --host too.")] = False,
+    max_body_mb: Annotated[int, typer.Option(help="Largest request.", min=1)] = 1,
+    sample: Annotated[
+        float | None,
+        typer.Option(help="Keep this share of requests that consent, and feedback (0: feedback only).", min=0, max=1),
+    ] = None,
+) -> None:
+    """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
+    from llm_core.serving.hosting import Host
+    from llm_core.serving.loaded import RunnerSettings
+    from llm_core.serving.registry import FolderRegistry, MlflowRegistry, RegisteredVersion
+    from llm_core.serving.samples import Samples
+    from llm_core.serving.server import serve as serve_forever
+
+    if keys is not None and no_keys:
+        raise typer.BadParameter("--keys with --no-keys: these do not go together; leave one out")
+    lines = Host(line, dict(_alias(each) for each in alias), memory_mb << 20 if memory_mb else None)
+    settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
+    serve_on = partial(
+        serve_forever,
+        lines,
+        host=host,
+        port=port,
+        settings=settings,
+        poll_seconds=poll_seconds,
+        max_open=max_running + max_waiting,
+        keys=keys,
+        without_keys=no_keys,
+        max_body_bytes=max_body_mb << 20,
+        samples=Samples(workspace().home / "samples", sample) if sample is not None else None,
+    )
+    if model is not None:
+        serve_on(FolderRegistry(model), admit=lambda version: None)
+        return
+
+    from tasks import champions
+    from tasks.ledger import Ledger
+    from tasks.services import mlflow_store, prepare_mlflow, tracking_uri
+
+    ws = workspace()
+    if tracking_uri(ws.home) == mlflow_store(ws.home):  # one elsewhere is not ours to make
+        prepare_mlflow(ws.home)
+    ledger = Ledger(ws.home)
+    _announce(lines, ws.home)
+
+    def admit(version: RegisteredVersion) -> None:
+        champions.admit(ledger, version)
+
+    serve_on(MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served"), admit=admit)
+
+
+def _alias(text: str) -> tuple[str, str]:
+    alias, equals, line = text.partition("=")
+    if not (alias and equals and line):
+        raise ValueError(f"--alias {text}: write it as ALIAS=LINE, for example gpt-4=demo")
+    return alias, line
+
+
+def _announce(lines: Host, home: Path) -> None:
+    """Tell the Prefect server what happens, where one is known."""
+    from flows.announce import Announcer
+    from tasks.services import environment
+
+    if api := os.environ.get("PREFECT_API_URL") or environment(home).get("PREFECT_API_URL"):
+        announcer = Announcer(api)
+        for line in lines.lines.values():
+            line.observers.append(announcer)
