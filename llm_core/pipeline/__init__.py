@@ -19,7 +19,6 @@ from llm_core.pipeline.understanding import (
     QuestionAnswering,
     TextClassification,
     TokenClassification,
-    with_states,
 )
 from llm_core.pipeline.writing import Summarization, TextGeneration, TextToText, Translation, Writing
 
@@ -57,7 +56,7 @@ def pipeline(task: str | None, model: Path | str) -> Any:
     if name is not None and name not in TASKS:
         raise ValueError(f"task {task!r} is not known; there are {', '.join(sorted([*TASKS, *ALIASES]))}")
     folder = Path(model)
-    network = with_states(folder) if name == "feature-extraction" else load_pretrained(folder)
+    network = load_pretrained(folder)
     possible = [other for other, offered in TASKS.items() if network.task in offered.models]
     name = possible[0] if name is None else name
     if name not in possible:

@@ -5,16 +5,14 @@ Dimensions: T tokens, V vocabulary, C width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
 from tokenizers import Encoding
 from torch import Tensor
 
-from llm_core.models import load_pretrained
-from llm_core.models.interface import ModelError, Network, Task
+from llm_core.models.interface import Network
 from llm_core.pipeline.codec import Codec, texts_of
 
 
@@ -195,30 +193,42 @@ class QuestionAnswering(Understanding):
     def __call__(
         self, question: str, context: str, top_k: int = 1, max_answer_len: int = 15, doc_stride: int = 128
     ) -> Any:
+        reading = self.reading(question, context, top_k, max_answer_len, doc_stride)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as end:
+                return end.value[0] if top_k == 1 else end.value
+
+    def reading(
+        self, question: str, context: str, top_k: int, max_answer_len: int, doc_stride: int = 128
+    ) -> Generator[None, None, list[dict[str, Any]]]:
+        """The likeliest answers, best first; yields after each window, so that others get their turn."""
         if not question.strip() or not context.strip():
             raise ValueError("question and context must both have text")
-        found = [
-            answer
-            for window in self._windows(question, context, doc_stride)
-            for answer in self._spans(window, top_k, max_answer_len)
-        ]
+        found: list[tuple[float, int, int]] = []
+        for window in self._windows(question, context, doc_stride):
+            found += self._spans(window, top_k, max_answer_len)
+            yield
+        if not found:
+            raise ValueError("no token of the context could be an answer; give a context with words")
         answers: dict[tuple[int, int], dict[str, Any]] = {}
         for score, start, end in sorted(found, reverse=True):  # a span of two windows counts once
             answer = {"score": score, "start": start, "end": end, "answer": context[start:end]}
             answers.setdefault((start, end), answer)
-        best = list(answers.values())[:top_k]
-        return best[0] if top_k == 1 else best
+        return list(answers.values())[:top_k]
 
     def _windows(self, question: str, context: str, stride: int) -> list[Encoding]:
-        rust, longest = self._codec.rust, self._network.config.context
+        longest = self._network.config.context
+        whole = self._codec.encode(question, context)
+        if len(whole.ids) <= longest:
+            return [whole]
         room = longest - len(self._codec.encode(question, "").ids)
         if room < 1:
             raise ValueError(f"this model reads {longest} tokens and the question leaves no room for the context")
+        rust = self._codec.copied()  # others may be reading with it, and they want no windows
         rust.enable_truncation(longest, stride=min(stride, room - 1), strategy="only_second")
-        try:
-            whole = rust.encode(question, context)
-        finally:
-            rust.no_truncation()
+        whole = rust.encode(question, context)
         return [whole, *whole.overflowing]
 
     def _spans(self, window: Encoding, top_k: int, longest: int) -> list[tuple[float, int, int]]:
@@ -253,25 +263,11 @@ class FeatureExtraction(Understanding):
     def _states(self, encoding: Encoding) -> Tensor:
         """(T, C)."""
         ids, more = self._inputs(encoding)
-        read = states_of(self._network)
-        assert read is not None  # `with_states` loaded it
-        return read(ids, **more)[0].float().cpu()
+        return states_of(self._network)(ids, **more)[0].float().cpu()
 
 
-def with_states(folder: Path) -> Network:
-    """The model of a folder in a form that gives its tokens' states: as it was saved, or its body alone."""
-    tasks: tuple[Task | None, ...] = (None, "embedding", "causal_lm")
-    networks = (load_pretrained(folder, task) for task in tasks)
-    found = next((network for network in networks if states_of(network) is not None), None)
-    if found is None:
-        raise ModelError(f"{folder}: this model has no states of tokens to extract")
-    return found
-
-
-def states_of(network: Network) -> Callable[..., Tensor] | None:
-    """What gives the states (1, T, C) of ids (1, T): the encoder's, the body's, or those that the head reads."""
-    for name in ("encode", "states") if network.task != "causal_lm" else ("states", "features"):
-        read: Callable[..., Tensor] | None = getattr(network, name, None)
-        if read is not None:
-            return read
-    return None
+def states_of(network: Network) -> Callable[..., Tensor]:
+    """What gives the states (B, T, C) of ids (B, T): the body, of an encoder-decoder its encoder."""
+    body: Any = network.get_submodule(network.body)
+    read: Callable[..., Tensor] = getattr(body, "encode", None) or getattr(body, "states", None) or body
+    return read

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from llm_core.generate import ContextExceeded, Token
 from llm_core.serving.answers import Answers
 from llm_core.serving.chat import ChatError
-from llm_core.serving.engine import Busy, Draining
 from llm_core.serving.errors import ApiError
 from llm_core.serving.jobs import Failure, Finish, Job, Piece, Read
 from llm_core.serving.loaded import LoadedModel
@@ -27,7 +26,10 @@ from llm_core.serving.middleware import VERSION_HEADER
 from llm_core.serving.replies import ChatReply, Choice, CompletionReply, Echo, Frame, Reply
 from llm_core.serving.schema import ChatRequest, CompletionRequest, Generation, Message
 from llm_core.serving.service import Service
+from llm_core.serving.task_schema import RewriteRequest
 from llm_core.tokenizer import TokenizerError
+
+T = TypeVar("T")
 
 CLIENT_GONE = 499
 """Nobody reads this status; it is for the access log (nginx's number for it)."""
@@ -103,21 +105,30 @@ def _echo(model: LoadedModel, prompt: str | Sequence[int], ids: Sequence[int]) -
     return Echo(model.tokenizer.decode(prompt), Token(ids[0], math.nan))
 
 
-async def respond(service: Service, jobs: Sequence[Job], reply: Reply, body: Generation, request: Request) -> Response:
+async def respond(
+    service: Service, jobs: Sequence[Job], reply: Reply, body: Generation | RewriteRequest, request: Request
+) -> Response:
     """Have the jobs written and answer in one piece or as a stream; stop writing as soon as the client is gone."""
     answers = _submit(service, jobs)
     headers = {VERSION_HEADER: jobs[0].model.name}
     if body.stream:
         return _EventStream(answers, reply, len(jobs), headers)
-    writing = asyncio.ensure_future(_write(answers, reply, len(jobs)))
-    leaving = asyncio.ensure_future(_until_gone(request))
     try:
-        await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return JSONResponse(writing.result(), headers=headers) if writing.done() else Response(status_code=CLIENT_GONE)
+        whole = await unless_gone(request, _write(answers, reply, len(jobs)))
+        return Response(status_code=CLIENT_GONE) if whole is None else JSONResponse(whole, headers=headers)
+    finally:
+        answers.cancel()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result; None, with the work cancelled, once the client is gone."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
     finally:
         leaving.cancel()
-        writing.cancel()
-        answers.cancel()
+        working.cancel()
 
 
 class _EventStream(StreamingResponse):
@@ -183,21 +194,17 @@ def _submit(service: Service, jobs: Sequence[Job]) -> Answers:
         return Answers(service.engine, jobs, service.metrics.answered)
     except ContextExceeded as problem:
         raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "context_length_exceeded", "prompt") from problem
-    except Busy as problem:
-        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(problem), "overloaded") from problem
-    except Draining as problem:
-        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(problem), "shutting_down") from problem
 
 
-def prompt_ids(model: LoadedModel, prompt: str | Sequence[int]) -> tuple[int, ...]:
+def prompt_ids(model: LoadedModel, prompt: str | Sequence[int], param: str = "prompt") -> tuple[int, ...]:
     """Ids of a prompt given as text or as ids; raises ApiError for what this model cannot read."""
     if not isinstance(prompt, str):
-        _check_id(model, max(prompt), "prompt")
+        _check_id(model, max(prompt), param)
         return tuple(prompt)
     try:
         return model.encode_prompt(prompt)
     except TokenizerError as problem:
-        raise ApiError(HTTPStatus.BAD_REQUEST, f"prompt: {problem}", "invalid_value", "prompt") from problem
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"{param}: {problem}", "invalid_value", param) from problem
 
 
 def _failure(failure: Failure) -> ApiError:

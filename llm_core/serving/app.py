@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from llm_core.serving.errors import ErrorReply, install_handlers
 from llm_core.serving.middleware import BodyLimit, CountResponses, VersionHeader
-from llm_core.serving.routes import openai, page, status
+from llm_core.serving.routes import embeddings, openai, page, status, tasks, tokens
 from llm_core.serving.service import Service
 
 __all__ = ["Service", "create_app"]
@@ -30,8 +30,9 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     for prefix in ("/v1", ""):
-        app.include_router(openai.router, prefix=prefix)
-    for module in (status, page):
+        for module in (openai, embeddings, tasks):
+            app.include_router(module.router, prefix=prefix)
+    for module in (tokens, status, page):
         app.include_router(module.router)
     install_handlers(app)
     app.add_middleware(BodyLimit)

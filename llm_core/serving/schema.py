@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from llm_core.generate import Sampling
 
@@ -41,7 +42,10 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 class Body(BaseModel):
     """Part of a request; a key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    # Strict: "3" is no number, as the document says.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -50,6 +54,25 @@ class Body(BaseModel):
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if value is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with what `_without_empty` allows: null wherever a value may be left out."""
+        schema = handler(core)
+        described = handler.resolve_ref_schema(schema)
+        for name, field in described["properties"].items():
+            if name not in described.get("required", ()):
+                described["properties"][name] = _or_null(field)
+        return schema
+
+
+def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:
+    null: JsonSchemaValue = {"type": "null"}
+    if null in field.get("anyOf", ()):
+        return field
+    told: JsonSchemaValue = {key: field[key] for key in ("title", "description", "default") if key in field}
+    rest = {key: value for key, value in field.items() if key not in told}
+    return {"anyOf": [*rest["anyOf"], null] if set(rest) == {"anyOf"} else [rest, null], **told}
 
 
 class StreamOptions(Body):
@@ -120,6 +143,16 @@ class Generation(Body):
                 )
         return {key: value for key, value in values.items() if key in cls.model_fields or key not in UNSUPPORTED}
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the parameters of OpenAI's that only may ask for nothing."""
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        described = handler.resolve_ref_schema(schema)
+        for key, neutral in UNSUPPORTED.items():
+            told = {"enum": [*neutral, None], "description": "Not supported; taken where it asks for nothing."}
+            described["properties"].setdefault(key, told)
+        return schema
+
     @field_validator("logit_bias")
     @classmethod
     def _only_ids(cls, biases: dict[str, float]) -> dict[str, float]:
@@ -161,6 +194,12 @@ class Generation(Body):
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
+def _listed(given: Any) -> list[str | list[int]]:
+    """One text or its ids, or several of either, as a list."""
+    is_one = isinstance(given, str) or isinstance(given[0], int)
+    return [given] if is_one else list(given)
+
+
 class CompletionRequest(Generation):
     """POST /v1/completions."""
 
@@ -184,11 +223,7 @@ class CompletionRequest(Generation):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts, one or several."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return cast("list[str | list[int]]", self.prompt)
+        return _listed(self.prompt)
 
     @model_validator(mode="after")
     def _not_too_many_answers(self) -> Self:
@@ -288,6 +323,11 @@ class EmbeddingRequest(Body):
     """Keep so many of the first numbers, at unit length again."""
     user: str | None = None
     """Who asks, for the caller's own books."""
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """The texts, one or several."""
+        return _listed(self.input)
 
 
 class TokenizeRequest(Body):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from llm_core.serving.engine import Engine
+from llm_core.serving.abilities import routes_of
+from llm_core.serving.engine import Draining, Engine
 from llm_core.serving.errors import ApiError
 from llm_core.serving.hosting import Host, Line
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.metrics import Metrics
+from llm_core.serving.workers import Work, Workers
+
+T = TypeVar("T")
 
 
 class Service:
@@ -20,6 +24,7 @@ class Service:
 
     def __init__(self, host: Host, engine: Engine) -> None:
         self.host, self.engine = host, engine
+        self.workers = Workers()
         self.metrics = Metrics(host, engine)
         for line in host.lines.values():
             line.observers.append(self.metrics)
@@ -37,6 +42,26 @@ class Service:
             if name == model.name:
                 return model
         raise self._unknown(name)
+
+    def able(self, name: str, route: str) -> LoadedModel:
+        """The model that goes by this name; raises ApiError also where `route` is not for models of its kind."""
+        model = self.named(name)
+        possible = routes_of(model)
+        if route not in possible:
+            message = f"{model.name} is a {model.task} model and cannot do {route}; it can do {', '.join(possible)}"
+            raise ApiError(HTTPStatus.BAD_REQUEST, message, "unsupported_task", "model")
+        return model
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not got their answer."""
+        return self.engine.num_open + self.workers.num_open
+
+    async def work(self, work: Work[T]) -> T:
+        """Do work of the kind that the engine does not do; raises EngineUnavailable where it cannot be taken now."""
+        if self.engine.is_draining:
+            raise Draining("the server is shutting down; ask again when it is back")
+        return await self.workers.run(work)
 
     def state(self) -> dict[str, Any]:
         """Whether requests are answered, by which versions, and what the registry says."""
@@ -85,9 +110,11 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "artifact": model.version.artifact,
         "key": model.version.key,
         "context": model.context,
-        "vocab_size": model.tokenizer.vocab_size,
+        "vocab_size": model.codec.vocab_size,
         "num_parameters": model.num_parameters,
         "has_chat_template": model.chat is not None,
+        "task": model.task,
+        "routes": routes_of(model),
     }
 
 

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from llm_core.serving import answering
+from llm_core.serving.reply_schema import ChatReply, CompletionReply, ModelEntry, ModelList, or_events, whole
 from llm_core.serving.schema import ChatRequest, CompletionRequest
 from llm_core.serving.service import Serving, listed
 
 router = APIRouter()
 
 
-@router.post("/completions")
+@router.post("/completions", responses=or_events(CompletionReply))
 async def create_completion(body: CompletionRequest, request: Request, service: Serving) -> Response:
     """Continue a text."""
-    jobs, reply = await run_in_threadpool(answering.completion, service.named(body.model), body)
+    jobs, reply = await run_in_threadpool(answering.completion, service.able(body.model, "completions"), body)
     return await answering.respond(service, jobs, reply, body, request)
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=or_events(ChatReply))
 async def create_chat_completion(body: ChatRequest, request: Request, service: Serving) -> Response:
     """Answer in a conversation."""
-    jobs, reply = await run_in_threadpool(answering.chat, service.named(body.model), body)
+    jobs, reply = await run_in_threadpool(answering.chat, service.able(body.model, "chat/completions"), body)
     return await answering.respond(service, jobs, reply, body, request)
 
 
-@router.get("/models")
-async def list_models(service: Serving) -> dict[str, Any]:
+@router.get("/models", responses=whole(ModelList))
+async def list_models(service: Serving) -> JSONResponse:
     """The lines with a champion under their names, and every version in memory under its own."""
     names = {**{name: name for name in service.host.lines}, **service.host.aliases}
     lines = [(name, service.host.lines[line]) for name, line in names.items()]
     champions = [(name, line.champion) for name, line in lines if line.champion]
     versions = [(model.name, model) for model in service.host.models()]
-    return {"object": "list", "data": [listed(name, model) for name, model in (*champions, *versions)]}
+    data = [listed(name, model) for name, model in (*champions, *versions)]
+    return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/models/{name}")
-async def retrieve_model(name: str, service: Serving) -> dict[str, Any]:
+@router.get("/models/{name}", responses=whole(ModelEntry))
+async def retrieve_model(name: str, service: Serving) -> JSONResponse:
     """The served model by its name."""
-    return listed(name, service.named(name))
+    return JSONResponse(listed(name, service.named(name)))

@@ -66,6 +66,8 @@ def model(artifact: Artifact, registered: Callable[[Artifact, str], RegisteredVe
 class Scripted(nn.Module):
     """A model that writes given ids, one a call; `gate` hands out permission for each call."""
 
+    task = "causal_lm"
+
     def __init__(self, ids: Sequence[int], vocab_size: int, gate: threading.Semaphore | None) -> None:
         super().__init__()
         self.place = nn.Parameter(torch.zeros(1))
