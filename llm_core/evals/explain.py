@@ -9,7 +9,7 @@ Dimensions: T tokens, B points of the line in one pass, C width, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -24,7 +24,9 @@ from llm_core.models.interface import LanguageModel, Network
 Baseline = Literal["pad", "zero", "mean"]
 Score = Callable[[Any, Tensor], Tensor]
 """What is explained: of a network and ids (B, T) a number (B) that has a gradient, such as a log-probability."""
-STEPS = 32
+STEPS = 64
+CUTTING_ROUNDS, EVEN_SHARE = 3, 0.25
+"""How often the line is cut anew, and how much of the cutting goes by length instead of by change."""
 MAX_PASS_TOKENS = 2048
 
 
@@ -70,17 +72,32 @@ def explaining(
     baseline without a `pad_id`.
     """
     line = _Line(network, torch.tensor(ids), kept, _nothing(network, baseline, pad_id))
-    ends = line.scores(score, torch.tensor([1.0, 0.0]))
-    yield
-    # Gauss and Legendre's points: the integral of a smooth function out of few of them.
-    places, weights = (torch.from_numpy(found).float() / 2 for found in np.polynomial.legendre.leggauss(steps))
-    size = max(1, MAX_PASS_TOKENS // len(ids))
+    edges = yield from _cuts(line, score, steps)
+    places, widths = (edges[1:] + edges[:-1]) / 2, edges.diff()
     total = torch.zeros(len(ids))
-    for first in range(0, steps, size):
-        some = slice(first, first + size)
-        total += line.shares(score, places[some] + 0.5, weights[some])
+    for some in line.passes(steps):
+        total += line.shares(score, places[some], widths[some])
         yield
-    return Explanation(tuple(total.tolist()), *ends)
+    first, last = line.scores(score, torch.tensor([0.0, 1.0])).tolist()
+    return Explanation(tuple(total.tolist()), score=last, baseline_score=first)
+
+
+def _cuts(line: _Line, score: Score, steps: int) -> Generator[None, None, Tensor]:
+    """Places on the line with `steps` parts between them over which the score changes about alike.
+
+    A sure classifier changes its mind in a small part of the way, which even steps would miss.
+    """
+    edges = torch.linspace(0, 1, steps + 1)
+    for _ in range(CUTTING_ROUNDS):
+        scores = torch.empty(steps + 1)
+        for some in line.passes(steps + 1):
+            scores[some] = line.scores(score, edges[some])
+            yield
+        changes = scores.diff().abs().double()
+        weights = changes / changes.sum().clamp_min(1e-12) + EVEN_SHARE * edges.diff()
+        reached = np.concatenate(([0.0], weights.cumsum(0).numpy()))
+        edges = torch.from_numpy(np.interp(np.linspace(0, reached[-1], steps + 1), reached, edges.numpy())).float()
+    return edges
 
 
 def label_score(label: int, **inputs: Tensor) -> Score:
@@ -137,10 +154,15 @@ class _Line:
         """Of each use of the embedding what it gave here, and its way from the baseline, both (B, T, C)."""
         _embedding(self._network).register_forward_hook(self._put)
 
+    def passes(self, num_places: int) -> Iterator[slice]:
+        """Which of some places go through the network together."""
+        size = max(1, MAX_PASS_TOKENS // len(self._ids))
+        return (slice(first, first + size) for first in range(0, num_places, size))
+
     @torch.no_grad()
-    def scores(self, score: Score, places: Tensor) -> list[float]:
+    def scores(self, score: Score, places: Tensor) -> Tensor:
         """The scores at some places, from 0 at the baseline to 1 at the text."""
-        return self._run(score, places).tolist()
+        return self._run(score, places).float().cpu()
 
     def shares(self, score: Score, places: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum over some places (B) of what each token (T) adds there."""

@@ -141,7 +141,7 @@ class ExplainRequest(Body):
     target: Annotated[str, Field(min_length=1)] | None = None
     """What is to be explained: a classifier's label, or how a language model goes on; the likeliest where none is
     given."""
-    steps: int = Field(default=32, ge=2, le=256)
+    steps: int = Field(default=64, ge=2, le=256)
     """Points on the way from the baseline to the text; more are more exact."""
     baseline: Literal["pad", "zero", "mean"] = "pad"
     """What stands for "no token": padding's vector, zeros, or the mean of all tokens' vectors."""
