@@ -70,7 +70,6 @@ def _explained(model: LoadedModel, body: ExplainRequest, question: _Question) ->
         raise invalid(str(problem), "baseline") from problem
 
 
-@torch.inference_mode()
 def _label_question(model: LoadedModel, body: ExplainRequest) -> _Question:
     network: Any = model.network
     encoding = encode(model, body.input, body.text_pair)
@@ -79,7 +78,8 @@ def _label_question(model: LoadedModel, body: ExplainRequest) -> _Question:
     inputs = {"token_types": torch.tensor([encoding.type_ids])} if has_types else {}
     labels: tuple[str, ...] = network.config.labels
     if body.target is None:
-        label = int(network(torch.tensor([encoding.ids]), **inputs).logits[0].argmax())
+        with torch.inference_mode():
+            label = int(network(torch.tensor([encoding.ids]), **inputs).logits[0].argmax())
     elif body.target in labels:
         label = labels.index(body.target)
     else:
