@@ -18,6 +18,8 @@ from llm_core.serving.engine import Draining, EngineUnavailable
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2
+MAX_PROBLEMS = 8
+"""Of a long list of wrong values each one is a problem."""
 
 
 class ApiError(Exception):
@@ -75,7 +77,7 @@ async def _unavailable(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """400 as at OpenAI, naming every problem; the first one's parameter and code are the error's.
+    """400 as at OpenAI, naming the problems; the first one's parameter and code are the error's.
 
     Who names a model that is not here is told that instead: with another one other values are right.
     """
@@ -91,7 +93,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     code = first["type"] if first["type"] == "unsupported_parameter" else "invalid_value"
     if first["type"] == "extra_forbidden":
         code = "unknown_parameter"
-    message = "; ".join(_problem_text(problem) for problem in problems)
+    told = [_problem_text(problem) for problem in problems[:MAX_PROBLEMS]]
+    more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    message = "; ".join([*told, *more])
     return _json(HTTPStatus.BAD_REQUEST, message, code, _param(first))
 
 

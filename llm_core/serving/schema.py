@@ -50,10 +50,10 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, values: Any) -> Any:
-        """Null means "not given", as in OpenAI's API."""
+        """Null means "not given", as in OpenAI's API, and 3.0 is the integer 3, as in JSON."""
         if not isinstance(values, dict):
             return values
-        return {key: value for key, value in values.items() if value is not None}
+        return {key: _whole(value) for key, value in values.items() if value is not None}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -64,6 +64,15 @@ class Body(BaseModel):
             if name not in described.get("required", ()):
                 described["properties"][name] = _or_null(field)
         return schema
+
+
+def _whole(value: Any, depth: int = 2) -> Any:
+    """Whole numbers as int, in lists of lists at most: no request has them deeper."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if depth and isinstance(value, list) and not {float, list}.isdisjoint(map(type, value)):
+        return [_whole(each, depth - 1) for each in value]
+    return value
 
 
 def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:
@@ -106,7 +115,9 @@ class Generation(Body):
     """Makes tokens less likely as often as the answer holds them already."""
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     """Makes tokens of the prompt and the answer less likely; 1 changes nothing (not in OpenAI's API)."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default={}, max_length=1024, json_schema_extra={"propertyNames": {"pattern": "^[0-9]+$"}}
+    )
     """Added to the scores of these token ids; 100 all but forces a token, -100 bans it."""
     min_tokens: int = Field(default=0, ge=0)
     """The answer does not end before this many tokens (not in OpenAI's API)."""
@@ -191,6 +202,7 @@ class Generation(Body):
         return [replace(common, seed=(first + number) % 2**64) for number in range(self.num_candidates)]
 
 
+NotEmpty = Annotated[str, Field(min_length=1)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
@@ -203,7 +215,19 @@ def _listed(given: Any) -> list[str | list[int]]:
 class CompletionRequest(Generation):
     """POST /v1/completions."""
 
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"max_tokens": {"const": 0}}, "required": ["max_tokens"]},
+            "then": {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+        }
+    )
+
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_ANSWERS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_ANSWERS)]
+    )
     """A text or its token ids, or several of either; each gets its own answers."""
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=0)
     """Longest answer in tokens; the end of the model's context ends it too. 0 with echo only reads the prompt."""
@@ -280,6 +304,13 @@ class Message(Body):
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"top_logprobs": {"minimum": 1, "type": "integer"}}, "required": ["top_logprobs"]},
+            "then": {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
+        }
+    )
+
     messages: list[Message] = Field(min_length=1)
     """The conversation so far."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -311,9 +342,9 @@ class EmbeddingRequest(Body):
     model: str
     """NAME or NAME@VERSION of the model, as /v1/models lists it."""
     input: (
-        str
+        NotEmpty
         | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[NotEmpty], Field(min_length=1, max_length=MAX_INPUTS)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
     )
     """A text or its token ids, or several of either; each gets a vector."""
@@ -332,6 +363,15 @@ class EmbeddingRequest(Body):
 
 class TokenizeRequest(Body):
     """POST /tokenize: a text, or a conversation in the model's template."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"properties": {name: {"type": kind}}, "required": [name]}
+                for name, kind in (("prompt", "string"), ("messages", "array"))
+            ]
+        }
+    )
 
     model: str
     prompt: str | None = None

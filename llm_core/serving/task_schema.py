@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from llm_core.generate import Beams, Sampling
 from llm_core.serving.reply_schema import Part, ReadUsage
-from llm_core.serving.schema import MAX_ANSWERS, Body, StopText, StreamOptions
+from llm_core.serving.schema import MAX_ANSWERS, Body, NotEmpty, StopText, StreamOptions
 
 MAX_TEXTS = 256
 """Texts of one request that are classified."""
@@ -21,8 +21,8 @@ Text = Annotated[str, Field(pattern=r"\S")]
 class Pair(Body):
     """Two texts that are read together, such as a premise and a hypothesis."""
 
-    text: str
-    text_pair: str
+    text: NotEmpty
+    text_pair: NotEmpty
 
 
 class ClassifyRequest(Body):
@@ -30,7 +30,7 @@ class ClassifyRequest(Body):
 
     model: str
     """NAME or NAME@VERSION of the model, as /v1/models lists it."""
-    input: str | Pair | Annotated[list[str | Pair], Field(min_length=1, max_length=MAX_TEXTS)]
+    input: NotEmpty | Pair | Annotated[list[NotEmpty | Pair], Field(min_length=1, max_length=MAX_TEXTS)]
     """A text or a pair of texts, or several of them; pairs only for classifiers of whole texts."""
     top_k: int = Field(default=1, ge=1, le=1024)
     """So many of the likeliest labels of each text, of a classifier of whole texts."""
@@ -60,9 +60,22 @@ class AnswerRequest(Body):
 class RewriteRequest(Body):
     """POST /v1/translate and /v1/summarize."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"num_beams": {"minimum": 2, "type": "integer"}}, "required": ["num_beams"]},
+            "then": {
+                "properties": {
+                    "stream": {"enum": [False, None]},
+                    "temperature": {"enum": [0, None]},
+                    "stop": {"enum": [[], None]},
+                }
+            },
+        }
+    )
+
     model: str
     """NAME or NAME@VERSION of the model, as /v1/models lists it."""
-    input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_ANSWERS)]
+    input: NotEmpty | Annotated[list[NotEmpty], Field(min_length=1, max_length=MAX_ANSWERS)]
     """A text, or several."""
     prefix: str = ""
     """Put before each text, for models that are told so what to do ("translate English to German: ")."""
@@ -134,11 +147,11 @@ class ExplainRequest(Body):
 
     model: str
     """NAME or NAME@VERSION of the model, as /v1/models lists it."""
-    input: str
+    input: NotEmpty
     """The text that a classifier reads, or the prompt of a language model."""
-    text_pair: str | None = None
+    text_pair: NotEmpty | None = None
     """A classifier's second text."""
-    target: Annotated[str, Field(min_length=1)] | None = None
+    target: NotEmpty | None = None
     """What is to be explained: a classifier's label, or how a language model goes on; the likeliest where none is
     given."""
     steps: int = Field(default=64, ge=2, le=256)
