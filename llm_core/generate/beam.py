@@ -6,7 +6,7 @@ K candidates of a step, N tokens generated so far.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
@@ -63,16 +63,38 @@ def beam_search(
     A text is complete with a stop id, which is not given out but counts, or with `max_tokens`, or where the context
     ends. Of `penalties` all settings that draw nothing are used; those of the draw are ignored.
     """
+    work = searching(model, prompts, max_tokens=max_tokens, beams=beams, penalties=penalties, stop_ids=stop_ids)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: list[list[Generated]] = end.value
+            return found
+
+
+def searching(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int | Sequence[int],
+    beams: Beams,
+    penalties: Sampling | None = None,
+    stop_ids: Collection[int] = (),
+) -> Generator[None, None, list[list[Generated]]]:
+    """The same, a token at a time: yields after each, so that others get their turn."""
     rooms = rooms_for_answers(model, prompts, max_tokens)
     if rooms and min(rooms) < 1:
         raise ValueError(f"max_tokens {min(rooms)} must be at least 1 for beam search")
     searches = [_Search(beams, room, frozenset(stop_ids)) for room in rooms]
     if searches:
-        _search(model, prompts, searches, Penalties(penalties or Sampling(), beginnings(model, prompts), stop_ids))
+        drawn = Penalties(penalties or Sampling(), beginnings(model, prompts), stop_ids)
+        yield from _search(model, prompts, searches, drawn)
     return [search.best() for search in searches]
 
 
-def _search(model: nn.Module, prompts: Sequence[Sequence[int]], searches: list[_Search], penalties: Penalties) -> None:
+def _search(
+    model: nn.Module, prompts: Sequence[Sequence[int]], searches: list[_Search], penalties: Penalties
+) -> Generator[None, None, None]:
     reading = Reading(model, prompts, max(search.max_tokens for search in searches))
     while True:
         logprobs = penalties.apply(reading.logits.log_softmax(-1), reading.written)
@@ -87,6 +109,7 @@ def _search(model: nn.Module, prompts: Sequence[Sequence[int]], searches: list[_
         rows = torch.cat([start + rows for search, start, rows in moves if not search.is_over])
         reading.select(rows)
         penalties.select(rows)
+        yield
         reading.read(torch.cat([search.written[:, -1] for search in searches]))
 
 

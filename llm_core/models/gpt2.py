@@ -358,8 +358,12 @@ class GPT2Model(Decoder, Network):
     task = "embedding"
     not_weights = GPT2Network.not_weights
 
+    def states(self, input_ids: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The states (B, T, C)."""
+        return super().forward(input_ids, segments)
+
     def forward(self, input_ids: Tensor, segments: Tensor | None = None) -> Output:  # type: ignore[override]
-        return Output(mean_of_text(super().forward(input_ids, segments), segments))
+        return Output(mean_of_text(self.states(input_ids, segments), segments))
 
     def initialize(self, seed: int) -> None:
         draw(self, self.config, seed)

@@ -502,8 +502,12 @@ class LlamaModel(Decoder, Network):
         super().__init__(config)
         self.architecture = NAMES[config.variant] + "Model"
 
+    def states(self, input_ids: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The states (B, T, C)."""
+        return super().forward(input_ids, segments)
+
     def forward(self, input_ids: Tensor, segments: Tensor | None = None) -> Output:  # type: ignore[override]
-        return Output(mean_of_text(super().forward(input_ids, segments), segments))
+        return Output(mean_of_text(self.states(input_ids, segments), segments))
 
     def initialize(self, seed: int) -> None:
         draw(self, self.config, seed)

@@ -19,7 +19,6 @@ from llm_core.pipeline.understanding import (
     QuestionAnswering,
     TextClassification,
     TokenClassification,
-    with_states,
 )
 from llm_core.pipeline.writing import Summarization, TextGeneration, TextToText, Translation, Writing
 
@@ -55,7 +54,7 @@ def pipeline(task: str | None, model: Path | str) -> Any:
     """
     name = None if task is None else task_named(task)
     folder = Path(model)
-    network = with_states(folder) if name == "feature-extraction" else load_pretrained(folder)
+    network = load_pretrained(folder)
     possible = [other for other, offered in TASKS.items() if network.task in offered.models]
     name = possible[0] if name is None else name
     if name not in possible:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding
+from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
 from llm_core.tokenizer import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TokenizerError
+from llm_core.tokenizer.byte_level import encodable
 from llm_core.tokenizer.tokenizer import read_rust
+
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 
 
 class Codec:
@@ -29,8 +33,21 @@ class Codec:
         self.rust.encode_special_tokens = not reads_specials
 
     def encode(self, text: str, pair: str | None = None) -> Encoding:
-        """Ids, offsets and kinds of a text or a pair of texts, special tokens around them."""
-        return self.rust.encode(text, pair)
+        """Ids, offsets and kinds of a text or a pair of texts, special tokens around them.
+
+        Raises TokenizerError for a lone surrogate, which has no UTF-8 form.
+        """
+        return self.rust.encode(encodable(text), None if pair is None else encodable(pair))
+
+    def plain(self, text: str) -> Encoding:
+        """Ids and offsets of a text with nothing around it."""
+        return self.rust.encode(encodable(text), add_special_tokens=False)
+
+    def copied(self) -> RustTokenizer:
+        """The tokenizer again, for who wants to change its settings."""
+        copy = RustTokenizer.from_str(self.rust.to_str())
+        copy.encode_special_tokens = self.rust.encode_special_tokens
+        return copy
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a text that is to be continued.
@@ -54,6 +71,29 @@ class Codec:
         token = token.get("content") if isinstance(token, dict) else token
         found: int | None = self.rust.token_to_id(token) if isinstance(token, str) else None
         return found
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included."""
+        return 1 + max(self.rust.get_vocab().values())
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that the folder has for conversations."""
+        found = self._settings.get("chat_template")
+        return found if isinstance(found, str) else None
+
+    @property
+    def specials(self) -> dict[str, int]:
+        """Ids of all special tokens, by their text."""
+        added = self.rust.get_added_tokens_decoder()
+        return {token.content: token_id for token_id, token in added.items() if token.special}
+
+    @property
+    def roles(self) -> Mapping[str, int]:
+        """Ids of the tokens that have a role, by its name."""
+        found = {role: self.special_id(role) for role in ROLES}
+        return {role: token_id for role, token_id in found.items() if token_id is not None}
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

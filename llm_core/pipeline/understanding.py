@@ -5,8 +5,7 @@ Dimensions: T tokens, V vocabulary, C width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from tokenizers import Encoding
 from torch import Tensor
 
 from llm_core.generate import ContextExceeded
-from llm_core.models import load_pretrained
-from llm_core.models.interface import ModelError, Network, Task
+from llm_core.models.interface import Network
 from llm_core.pipeline.codec import texts_of
 from llm_core.pipeline.reading import Understanding
 
@@ -193,12 +191,25 @@ class QuestionAnswering(Understanding):
     def __call__(
         self, question: str, context: str, top_k: int = 1, max_answer_len: int = 15, doc_stride: int = 128
     ) -> Any:
+        reading = self.reading(question, context, top_k, max_answer_len, doc_stride)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as end:
+                return end.value[0] if top_k == 1 else end.value
+
+    def reading(
+        self, question: str, context: str, top_k: int, max_answer_len: int, doc_stride: int = 128
+    ) -> Generator[None, None, list[dict[str, Any]]]:
+        """The likeliest answers, best first; yields after each window, so that others get their turn."""
         if not question.strip() or not context.strip():
             raise ValueError("question and context must both have text")
         windows = self.windows(question, context, doc_stride)
-        logits = [self.logits([window])[0] for window in windows]
-        best = self.answers(context, windows, logits, top_k, max_answer_len)
-        return best[0] if top_k == 1 else best
+        logits: list[Tensor] = []
+        for window in windows:
+            logits += self.logits([window])
+            yield
+        return self.answers(context, windows, logits, top_k, max_answer_len)
 
     def answers(
         self,
@@ -214,6 +225,8 @@ class QuestionAnswering(Understanding):
             for window, scores in zip(windows, logits, strict=True)
             for answer in self._spans(window, scores, top_k, max_answer_len)
         ]
+        if not found:
+            raise ValueError("no token of the context could be an answer; give a context with words")
         answers: dict[tuple[int, int], dict[str, Any]] = {}
         for score, start, end in sorted(found, reverse=True):  # a span of two windows counts once
             answer = {"score": score, "start": start, "end": end, "answer": context[start:end]}
@@ -222,15 +235,16 @@ class QuestionAnswering(Understanding):
 
     def windows(self, question: str, context: str, stride: int = 128) -> list[Encoding]:
         """The question with each part of the context that this model can read at a time."""
-        rust, longest = self._codec.rust, self._network.config.context
+        longest = self._network.config.context
+        whole = self._codec.encode(question, context)
+        if len(whole.ids) <= longest:
+            return [whole]
         room = longest - len(self._codec.encode(question, "").ids)
         if room < 1:
             raise ContextExceeded(f"this model reads {longest} tokens and the question leaves no room for the context")
+        rust = self._codec.copied()  # others may be reading with it, and they want no windows
         rust.enable_truncation(longest, stride=min(stride, room - 1), strategy="only_second")
-        try:
-            whole = rust.encode(question, context)
-        finally:
-            rust.no_truncation()
+        whole = rust.encode(question, context)
         return [whole, *whole.overflowing]
 
     def _spans(self, window: Encoding, logits: Tensor, top_k: int, longest: int) -> list[tuple[float, int, int]]:
@@ -264,24 +278,11 @@ class FeatureExtraction(Understanding):
     def states(self, encodings: Sequence[Encoding]) -> list[Tensor]:
         """(T, C) of each text."""
         read = states_of(self._network)
-        assert read is not None  # `with_states` loaded it
         return self._through(lambda ids, more: read(ids, **more), encodings)
 
 
-def with_states(folder: Path) -> Network:
-    """The model of a folder in a form that gives its tokens' states: as it was saved, or its body alone."""
-    tasks: tuple[Task | None, ...] = (None, "embedding", "causal_lm")
-    networks = (load_pretrained(folder, task) for task in tasks)
-    found = next((network for network in networks if states_of(network) is not None), None)
-    if found is None:
-        raise ModelError(f"{folder}: this model has no states of tokens to extract")
-    return found
-
-
-def states_of(network: Network) -> Callable[..., Tensor] | None:
-    """What gives the states (1, T, C) of ids (1, T): the encoder's, the body's, or those that the head reads."""
-    for name in ("encode", "states") if network.task != "causal_lm" else ("states", "features"):
-        read: Callable[..., Tensor] | None = getattr(network, name, None)
-        if read is not None:
-            return read
-    return None
+def states_of(network: Network) -> Callable[..., Tensor]:
+    """What gives the states (B, T, C) of ids (B, T): the body, of an encoder-decoder its encoder."""
+    body: Any = network.get_submodule(network.body)
+    read: Callable[..., Tensor] = getattr(body, "encode", None) or getattr(body, "states", None) or body
+    return read

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -18,17 +18,21 @@ from starlette.types import Receive, Scope, Send
 
 from llm_core.generate import ContextExceeded, Token
 from llm_core.serving.answers import Answers
+from llm_core.serving.callers import Caller
 from llm_core.serving.chat import ChatError
 from llm_core.serving.constraint import Constraint, ConstraintError
-from llm_core.serving.engine import Busy, Draining
 from llm_core.serving.errors import ApiError
-from llm_core.serving.jobs import Failure, Finish, Job, Piece, Read
+from llm_core.serving.jobs import Answer, Failure, Finish, Job, Piece, Read
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.middleware import VERSION_HEADER
 from llm_core.serving.replies import ChatReply, Choice, CompletionReply, Echo, Frame, Reply
+from llm_core.serving.samples import Samples, consents
 from llm_core.serving.schema import ChatRequest, CompletionRequest, Generation, Message
 from llm_core.serving.service import Service
+from llm_core.serving.task_schema import RewriteRequest
 from llm_core.tokenizer import TokenizerError
+
+T = TypeVar("T")
 
 CLIENT_GONE = 499
 """Nobody reads this status; it is for the access log (nginx's number for it)."""
@@ -120,31 +124,44 @@ def _echo(model: LoadedModel, prompt: str | Sequence[int], ids: Sequence[int]) -
     return Echo(model.tokenizer.decode(prompt), Token(ids[0], math.nan))
 
 
-async def respond(service: Service, jobs: Sequence[Job], reply: Reply, body: Generation, request: Request) -> Response:
+async def respond(
+    service: Service, jobs: Sequence[Job], reply: Reply, body: Generation | RewriteRequest, request: Request
+) -> Response:
     """Have the jobs written and answer in one piece or as a stream; stop writing as soon as the client is gone."""
-    answers = _submit(service, jobs)
+    answers = _submit(service, jobs, reply, request.state.caller)
     headers = {VERSION_HEADER: jobs[0].model.name}
+    written = partial(_keep, request, body, reply)
     if body.stream:
-        return _EventStream(answers, reply, len(jobs), headers)
-    writing = asyncio.ensure_future(_write(answers, reply, len(jobs)))
-    leaving = asyncio.ensure_future(_until_gone(request))
+        return _EventStream(answers, _events(answers, reply, len(jobs), written), headers)
     try:
-        await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return JSONResponse(writing.result(), headers=headers) if writing.done() else Response(status_code=CLIENT_GONE)
+        choices = await unless_gone(request, _write(answers, reply, len(jobs)))
+        if choices is None:
+            return Response(status_code=CLIENT_GONE)
+        written(choices)
+        return JSONResponse(reply.whole(choices), headers=headers)
+    finally:
+        answers.cancel()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result; None, with the work cancelled, once the client is gone."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
     finally:
         leaving.cancel()
-        writing.cancel()
-        answers.cancel()
+        working.cancel()
 
 
 class _EventStream(StreamingResponse):
     """Server-sent events; however the connection ends, the engine stops writing."""
 
-    def __init__(self, answers: Answers, reply: Reply, num_jobs: int, headers: dict[str, str]) -> None:
+    def __init__(self, answers: Answers, events: AsyncIterator[str], headers: dict[str, str]) -> None:
         self._answers = answers
         # Proxies would collect the chunks otherwise.
         headers = {**headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(_events(answers, reply, num_jobs), headers=headers, media_type="text/event-stream")
+        super().__init__(events, headers=headers, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -153,7 +170,9 @@ class _EventStream(StreamingResponse):
             self._answers.cancel()
 
 
-async def _events(answers: Answers, reply: Reply, num_jobs: int) -> AsyncIterator[str]:
+async def _events(
+    answers: Answers, reply: Reply, num_jobs: int, written: Callable[[Sequence[Choice]], None]
+) -> AsyncIterator[str]:
     choices = [Choice() for _ in range(num_jobs)]
     for number in range(num_jobs):
         if opening := reply.opening(number):
@@ -166,19 +185,34 @@ async def _events(answers: Answers, reply: Reply, num_jobs: int) -> AsyncIterato
                 return
             start = len(choices[number].text)
             yield _event(reply.chunk(number, _added(choices[number], event, reply, number), start))
+    written(choices)
     if usage := reply.usage_chunk(choices):
         yield _event(usage)
     yield "data: [DONE]\n\n"
 
 
-async def _write(answers: Answers, reply: Reply, num_jobs: int) -> dict[str, Any]:
+async def _write(answers: Answers, reply: Reply, num_jobs: int) -> list[Choice]:
     choices = [Choice(text=reply.opening_text(number)) for number in range(num_jobs)]
     async with aclosing(answers.events()) as events:
         async for number, event in events:
             if isinstance(event, Failure):
                 raise _failure(event)
             _added(choices[number], event, reply, number)
-    return reply.whole(choices)
+    return choices
+
+
+def _keep(request: Request, body: Generation | RewriteRequest, reply: Reply, choices: Sequence[Choice]) -> None:
+    """Offer the first answer to the samples, which take it only with consent."""
+    samples: Samples | None = request.app.state.samples
+    if samples is None or not isinstance(body, CompletionRequest | ChatRequest):
+        return
+    messages = [message.plain() for message in body.messages] if isinstance(body, ChatRequest) else []
+    first = body.prompts[0] if isinstance(body, CompletionRequest) else messages[-1]["content"]
+    model = reply.frame.model
+    prompt = first if isinstance(first, str) else model.tokenizer.decode(first)
+    answer = choices[0].text.removeprefix(reply.opening_text(0))
+    consent = consents(request.headers, body.metadata)
+    samples.take(prompt, answer, model.name, reply.id, consent, messages)
 
 
 def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: int) -> Choice:
@@ -195,26 +229,28 @@ def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: i
     return Choice(text=event.text, tokens=list(event.tokens))
 
 
-def _submit(service: Service, jobs: Sequence[Job]) -> Answers:
+def _submit(service: Service, jobs: Sequence[Job], reply: Reply, caller: Caller) -> Answers:
+    def ended(answer: Answer, reason: str) -> None:
+        service.metrics.answered(answer, reason)
+        caller.charge(0, answer.num_tokens)
+
     try:
-        return Answers(service.engine, jobs, service.metrics.answered)
+        answers = Answers(service.engine, jobs, ended)
+        caller.charge(reply.frame.num_prompt_tokens)
+        return answers
     except ContextExceeded as problem:
         raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "context_length_exceeded", "prompt") from problem
-    except Busy as problem:
-        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(problem), "overloaded") from problem
-    except Draining as problem:
-        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(problem), "shutting_down") from problem
 
 
-def prompt_ids(model: LoadedModel, prompt: str | Sequence[int]) -> tuple[int, ...]:
+def prompt_ids(model: LoadedModel, prompt: str | Sequence[int], param: str = "prompt") -> tuple[int, ...]:
     """Ids of a prompt given as text or as ids; raises ApiError for what this model cannot read."""
     if not isinstance(prompt, str):
-        _check_id(model, max(prompt), "prompt")
+        _check_id(model, max(prompt), param)
         return tuple(prompt)
     try:
         return model.encode_prompt(prompt)
     except TokenizerError as problem:
-        raise ApiError(HTTPStatus.BAD_REQUEST, f"prompt: {problem}", "invalid_value", "prompt") from problem
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"{param}: {problem}", "invalid_value", param) from problem
 
 
 def _failure(failure: Failure) -> ApiError:

@@ -10,7 +10,7 @@ from llm_core.serving.access import Access, Gate
 from llm_core.serving.errors import ErrorReply, install_handlers
 from llm_core.serving.middleware import MAX_BODY_BYTES, BodyLimit, CountResponses, VersionHeader
 from llm_core.serving.request_log import RequestLog
-from llm_core.serving.routes import card, feedback, openai, page, status
+from llm_core.serving.routes import card, embeddings, feedback, openai, page, status, tasks, tokens
 from llm_core.serving.samples import Samples
 from llm_core.serving.service import Service
 
@@ -38,8 +38,9 @@ def create_app(
     )
     app.state.service, app.state.samples = service, samples
     for prefix in ("/v1", ""):
-        app.include_router(openai.router, prefix=prefix)
-    for module in (card, status, page, feedback):
+        for module in (openai, embeddings, tasks):
+            app.include_router(module.router, prefix=prefix)
+    for module in (card, tokens, status, page, feedback):
         app.include_router(module.router)
     install_handlers(app)
     # The last is the outermost: around the access check are only those who watch.

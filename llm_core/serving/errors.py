@@ -13,6 +13,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from llm_core.serving.engine import Draining, EngineUnavailable
+
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2
@@ -59,6 +61,7 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
 def install_handlers(app: FastAPI) -> None:
     """Answer every error of the app in this shape."""
     app.add_exception_handler(ApiError, _refused)
+    app.add_exception_handler(EngineUnavailable, _unavailable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _crashed)
@@ -70,9 +73,23 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error.body, error.status, {"retry-after": str(RETRY_SECONDS)} if is_temporary else None)
 
 
+async def _unavailable(request: Request, error: Exception) -> JSONResponse:
+    code = "shutting_down" if isinstance(error, Draining) else "overloaded"
+    return await _refused(request, ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), code))
+
+
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """400 as at OpenAI, naming the problems; the first one's parameter and code are the error's."""
+    """400 as at OpenAI, naming the problems; the first one's parameter and code are the error's.
+
+    Who names a model that is not here is told that instead: with another one other values are right.
+    """
     assert isinstance(error, RequestValidationError)
+    name = error.body.get("model") if isinstance(error.body, Mapping) else None
+    if isinstance(name, str):
+        try:
+            request.app.state.service.named(name, request.state.caller)
+        except ApiError as unknown:
+            return await _refused(request, unknown)
     problems = error.errors()
     first = problems[0]
     code = first["type"] if first["type"] == "unsupported_parameter" else "invalid_value"

@@ -10,10 +10,9 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from llm_core.generate import Sampling, Token, room_for_answer
-from llm_core.generate.stop import StopStrings
+from llm_core.generate.stop import StopStrings, TextStream
 from llm_core.serving.constraint import Constraint
 from llm_core.serving.registry import RegisteredVersion
-from llm_core.tokenizer import StreamDecoder, Tokenizer
 
 
 class Runner(Protocol):
@@ -60,10 +59,10 @@ class Writer(Protocol):
     def network(self) -> nn.Module: ...
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    @property
     def runner(self) -> Runner: ...
+
+    def new_text(self) -> TextStream:
+        """What turns the ids of one answer into text."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Answer:
         self.times = Times(asked=time.monotonic())
         self.num_tokens = self.num_cached = self.num_preempted = 0
         self.is_cancelled = False
-        self._text = StreamDecoder(job.model.tokenizer)
+        self._text = job.model.new_text()
         self._stop = StopStrings(job.stop, keep=job.keeps_stop)
         self._unreported: list[Token] = []
 

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from llm_core.artifact import Artifact, ArtifactError
-from llm_core.generate import NotFinite, Sampling
+from llm_core.generate import NotFinite, Sampling, TextStream
 from llm_core.kernels import NativeDecoder, NoCompiler, Precision, block_bytes, is_supported
 from llm_core.models import load_pretrained
 from llm_core.models.folder import GENERATING
+from llm_core.models.interface import Task
+from llm_core.pipeline.codec import Codec, Continuation
 from llm_core.serving import golden
 from llm_core.serving.alone import AloneRunner
 from llm_core.serving.blocks import blocks_for
@@ -25,7 +27,8 @@ from llm_core.serving.chat import ChatError, ChatTemplate
 from llm_core.serving.jobs import Answer, Event, Failure, Job, Runner
 from llm_core.serving.paged import PagedRunner
 from llm_core.serving.registry import RegisteredVersion
-from llm_core.tokenizer import Tokenizer
+from llm_core.serving.vectors import embed
+from llm_core.tokenizer import StreamDecoder, Tokenizer, TokenizerError
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +59,14 @@ class LoadedModel:
 
     version: RegisteredVersion
     network: nn.Module
-    tokenizer: Tokenizer
+    speller: Tokenizer | None
+    """None for a vocabulary of a kind that prompts are not written in, such as WordPiece; `codec` reads every kind."""
     chat: ChatTemplate | None
     context: int
     num_parameters: int
     runner: Runner = field(default_factory=lambda: AloneRunner(RunnerSettings.max_running))
     card: Card = Card()
+    codec: Codec = field(kw_only=True)
 
     @classmethod
     def load(cls, version: RegisteredVersion, folder: Path, settings: RunnerSettings = DEFAULT_SETTINGS) -> LoadedModel:
@@ -75,18 +80,19 @@ class LoadedModel:
             raise ArtifactError(
                 f"{folder}: digest {artifact.digest} is not {version.artifact}, registered as {version.name}"
             )
-        network, tokenizer = load_pretrained(folder), Tokenizer.load(folder)
+        network, codec = load_pretrained(folder), Codec(folder)
+        speller = _speller(folder, network.task)
         config: Any = network.config
-        if tokenizer.vocab_size > config.vocab_size:
+        if codec.vocab_size > config.vocab_size:
             raise ArtifactError(
-                f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+                f"{folder}: its tokenizer has {codec.vocab_size} tokens, the model only {config.vocab_size}"
             )
         if tag := version.tags.get(golden.TAG):
-            golden.Golden.from_tag(tag).check(network, tokenizer)
+            golden.Golden.from_tag(tag).check(network, speller or Tokenizer.load(folder))
         num_parameters = sum(parameter.numel() for parameter in network.parameters())
         runner = _runner(network, settings)
         chat, card = ChatTemplate.read(folder), Card.read(artifact)
-        loaded = cls(version, network, tokenizer, chat, config.context, num_parameters, runner, card)
+        loaded = cls(version, network, speller, chat, config.context, num_parameters, runner, card, codec=codec)
         loaded._warm_up()
         return loaded
 
@@ -100,9 +106,33 @@ class LoadedModel:
         """Memory that it takes at most, answers running: weights for torch, packed ones, keys and values."""
         return sum(tensor.nbytes for tensor in self.network.parameters()) + self.runner.num_bytes
 
+    @property
+    def task(self) -> Task:
+        """What its head is for."""
+        network: Any = self.network
+        task: Task = network.task
+        return task
+
+    @property
+    def writes(self) -> bool:
+        """Whether it continues prompts; a `translate` needs only the codec."""
+        return self.task in GENERATING and self.speller is not None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of a model that `writes`."""
+        assert self.speller is not None, f"{self.name}: nobody asked whether it writes"
+        return self.speller
+
     def encode_prompt(self, text: str) -> tuple[int, ...]:
         """Ids of a plain prompt; the end-of-text id in front says that a document begins, as in training."""
-        return (self.tokenizer.end_id, *self.tokenizer.encode(text))
+        if self.speller is None:
+            return tuple(self.codec.prompt(text))
+        return (self.speller.end_id, *self.speller.encode(text))
+
+    def new_text(self) -> TextStream:
+        """What turns the ids of one answer into text."""
+        return Continuation(self.codec) if self.speller is None else StreamDecoder(self.speller)
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, str]], values: Mapping[str, Any] = MappingProxyType({})
@@ -118,7 +148,8 @@ class LoadedModel:
 
     def _warm_up(self) -> None:
         """Write a few tokens, so that the first request is as fast as the others and bad weights never serve."""
-        if getattr(self.network, "task", None) not in GENERATING:
+        if self.task not in GENERATING:
+            self._read_once()
             return
         events: list[Event] = []
         greedy = Sampling(temperature=0.0)
@@ -130,6 +161,12 @@ class LoadedModel:
         if isinstance(self.runner, PagedRunner):
             self._compare(self.runner)
 
+    def _read_once(self) -> None:
+        network: Any = self.network
+        (vectors,) = embed(network, [self.encode_prompt("The")])
+        if not vectors[0].isfinite().all():
+            raise NotFinite(f"{self.name} finds numbers that are none; its weights are damaged")
+
     def _compare(self, runner: PagedRunner) -> None:
         """Raise NotFinite where the kernel computes something else than torch does."""
         ids = self.encode_prompt(golden.TEXT)[: self.context]
@@ -138,6 +175,15 @@ class LoadedModel:
         error = float((torch.from_numpy(runner.logits_of(ids)) - expected).abs().max() / expected.std())
         if not error <= MOST_ERROR[runner.precision]:
             raise NotFinite(f"the kernel's logits are {error:.3g} standard deviations off in {runner.precision}")
+
+
+def _speller(folder: Path, task: Task) -> Tokenizer | None:
+    try:
+        return Tokenizer.load(folder)
+    except TokenizerError:
+        if task == "causal_lm":  # whatever else it could do, it is there to write
+            raise
+        return None
 
 
 def _runner(network: nn.Module, settings: RunnerSettings) -> Runner:

@@ -61,6 +61,11 @@ class Reply:
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
 
+    @property
+    def id(self) -> str:
+        """What the response is called, in feedback too."""
+        return f"{self.id_prefix}-{self.frame.id}"
+
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The response to a request without stream."""
         listed = [self.choice(number, choice) for number, choice in enumerate(self.best(choices))]
@@ -104,7 +109,7 @@ class Reply:
     def _opened(self, kind: str) -> dict[str, Any]:
         frame, name = self.frame, self.frame.model.name
         return {
-            "id": f"{self.id_prefix}-{frame.id}",
+            "id": self.id,
             "object": kind,
             "created": frame.created,
             "model": name,

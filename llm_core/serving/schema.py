@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from llm_core.generate import Sampling
 from llm_core.serving.constraint import ANY_OBJECT
@@ -41,15 +42,46 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 class Body(BaseModel):
     """Part of a request; a key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    # Strict: "3" is no number, as the document says.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=True
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, values: Any) -> Any:
-        """Null means "not given", as in OpenAI's API."""
+        """Null means "not given", as in OpenAI's API, and 3.0 is the integer 3, as in JSON."""
         if not isinstance(values, dict):
             return values
-        return {key: value for key, value in values.items() if value is not None}
+        return {key: _whole(value) for key, value in values.items() if value is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with what `_without_empty` allows: null wherever a value may be left out."""
+        schema = handler(core)
+        described = handler.resolve_ref_schema(schema)
+        for name, field in described["properties"].items():
+            if name not in described.get("required", ()):
+                described["properties"][name] = _or_null(field)
+        return schema
+
+
+def _whole(value: Any, depth: int = 2) -> Any:
+    """Whole numbers as int, in lists of lists at most: no request has them deeper."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if depth and isinstance(value, list) and not {float, list}.isdisjoint(map(type, value)):
+        return [_whole(each, depth - 1) for each in value]
+    return value
+
+
+def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:
+    null: JsonSchemaValue = {"type": "null"}
+    if null in field.get("anyOf", ()):
+        return field
+    told: JsonSchemaValue = {key: field[key] for key in ("title", "description", "default") if key in field}
+    rest = {key: value for key, value in field.items() if key not in told}
+    return {"anyOf": [*rest["anyOf"], null] if set(rest) == {"anyOf"} else [rest, null], **told}
 
 
 class StreamOptions(Body):
@@ -108,7 +140,9 @@ class Generation(Body):
     """Makes tokens less likely as often as the answer holds them already."""
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     """Makes tokens of the prompt and the answer less likely; 1 changes nothing (not in OpenAI's API)."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default={}, max_length=1024, json_schema_extra={"propertyNames": {"pattern": "^[0-9]+$"}}
+    )
     """Added to the scores of these token ids; 100 all but forces a token, -100 bans it."""
     min_tokens: int = Field(default=0, ge=0)
     """The answer does not end before this many tokens (not in OpenAI's API)."""
@@ -147,6 +181,16 @@ class Generation(Body):
                     "unsupported_parameter", "this server does not support {param}; leave it out", {"param": key}
                 )
         return {key: value for key, value in values.items() if key in cls.model_fields or key not in UNSUPPORTED}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the parameters of OpenAI's that only may ask for nothing."""
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        described = handler.resolve_ref_schema(schema)
+        for key, neutral in UNSUPPORTED.items():
+            told = {"enum": [*neutral, None], "description": "Not supported; taken where it asks for nothing."}
+            described["properties"].setdefault(key, told)
+        return schema
 
     @field_validator("logit_bias")
     @classmethod
@@ -204,13 +248,32 @@ class Generation(Body):
         return [replace(common, seed=(first + number) % 2**64) for number in range(self.num_candidates)]
 
 
+NotEmpty = Annotated[str, Field(min_length=1)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+def _listed(given: Any) -> list[str | list[int]]:
+    """One text or its ids, or several of either, as a list."""
+    is_one = isinstance(given, str) or isinstance(given[0], int)
+    return [given] if is_one else list(given)
 
 
 class CompletionRequest(Generation):
     """POST /v1/completions."""
 
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"max_tokens": {"const": 0}}, "required": ["max_tokens"]},
+            "then": {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+        }
+    )
+
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_ANSWERS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_ANSWERS)]
+    )
     """A text or its token ids, or several of either; each gets its own answers."""
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=0)
     """Longest answer in tokens; the end of the model's context ends it too. 0 with echo only reads the prompt."""
@@ -230,11 +293,7 @@ class CompletionRequest(Generation):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts, one or several."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return cast("list[str | list[int]]", self.prompt)
+        return _listed(self.prompt)
 
     @model_validator(mode="after")
     def _not_too_many_answers(self) -> Self:
@@ -291,6 +350,13 @@ class Message(Body):
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"top_logprobs": {"minimum": 1, "type": "integer"}}, "required": ["top_logprobs"]},
+            "then": {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
+        }
+    )
+
     messages: list[Message] = Field(min_length=1)
     """The conversation so far."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -322,9 +388,9 @@ class EmbeddingRequest(Body):
     model: str
     """NAME or NAME@VERSION of the model, as /v1/models lists it."""
     input: (
-        str
+        NotEmpty
         | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[NotEmpty], Field(min_length=1, max_length=MAX_INPUTS)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
     )
     """A text or its token ids, or several of either; each gets a vector."""
@@ -335,9 +401,23 @@ class EmbeddingRequest(Body):
     user: str | None = None
     """Who asks, for the caller's own books."""
 
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """The texts, one or several."""
+        return _listed(self.input)
+
 
 class TokenizeRequest(Body):
     """POST /tokenize: a text, or a conversation in the model's template."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"properties": {name: {"type": kind}}, "required": [name]}
+                for name, kind in (("prompt", "string"), ("messages", "array"))
+            ]
+        }
+    )
 
     model: str
     prompt: str | None = None

@@ -88,16 +88,16 @@ def serve(
     torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
         stack.enter_context(listener)
-        engine = stack.enter_context(Engine(max_open))
+        service = Service(lines, stack.enter_context(Engine(max_open)))
         for line in lines.lines.values():
             stack.enter_context(Follower(line, registry, admit, settings, poll_seconds))
         gate = stack.enter_context(_gate(keys)) if keys is not None else None
         if samples is not None:
             stack.callback(samples.close)
-        app = create_app(Service(lines, engine), gate, samples, max_body_bytes)
+        app = create_app(service, gate, samples, max_body_bytes)
         config = uvicorn.Config(app, log_config=_logging(), **HTTP)
         logger.info("%s: http://%s:%d", ", ".join(lines.lines), *listener.getsockname()[:2])
-        DrainingServer(config, engine, drain_seconds).run(sockets=[listener])
+        DrainingServer(config, service, drain_seconds).run(sockets=[listener])
         logger.info("%s: ended, every accepted request was answered or told", ", ".join(lines.lines))
 
 
@@ -149,26 +149,27 @@ class DrainingServer(uvicorn.Server):
     signal ends at once.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
         super().__init__(config)
-        self._engine, self._drain_seconds = engine, drain_seconds
+        self._service, self._drain_seconds = service, drain_seconds
         self._drain_until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._drain_until is not None:
             self.should_exit = self.force_exit = True
             return
-        self._engine.drain()
+        self._service.engine.drain()
         self._drain_until = time.monotonic() + self._drain_seconds
 
     async def on_tick(self, counter: int) -> bool:
         if self._drain_until is not None and not self.should_exit:
             is_late = time.monotonic() >= self._drain_until
-            self.should_exit = is_late or self._engine.num_open == 0
+            self.should_exit = is_late or self._service.num_open == 0
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._engine.close()  # what is late gets an error instead of a broken connection
+        self._service.workers.close()
+        self._service.engine.close()  # what is late gets an error instead of a broken connection
         await super().shutdown(sockets)
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from llm_core.serving.engine import Engine
+from llm_core.serving.abilities import routes_of
+from llm_core.serving.callers import Caller
+from llm_core.serving.engine import Draining, Engine
 from llm_core.serving.errors import ApiError
 from llm_core.serving.hosting import Host, Line
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.metrics import Metrics
+from llm_core.serving.workers import Work, Workers
+
+T = TypeVar("T")
 
 
 class Service:
@@ -20,15 +25,17 @@ class Service:
 
     def __init__(self, host: Host, engine: Engine) -> None:
         self.host, self.engine = host, engine
+        self.workers = Workers()
         self.metrics = Metrics(host, engine)
         for line in host.lines.values():
             line.observers.append(self.metrics)
 
-    def named(self, name: str) -> LoadedModel:
-        """The model that goes by this name; raises ApiError (404, or 503 where its line has none yet)."""
+    def named(self, name: str, caller: Caller) -> LoadedModel:
+        """The model that goes by this name; raises ApiError (404, 403 for a key of other lines, 503 for none yet)."""
         line = self.host.line_of(name)
         if line is None:
             raise self._unknown(name)
+        caller.require_line(line.name)
         champion = line.use()
         if champion is None:
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{line.name}: {_reason(line)}", "model_not_ready")
@@ -38,6 +45,26 @@ class Service:
             if name == model.name:
                 return model
         raise self._unknown(name)
+
+    def able(self, name: str, route: str, caller: Caller) -> LoadedModel:
+        """The model that goes by this name; raises ApiError also where `route` is not for models of its kind."""
+        model = self.named(name, caller)
+        possible = routes_of(model)
+        if route not in possible:
+            message = f"{model.name} is a {model.task} model and cannot do {route}; it can do {', '.join(possible)}"
+            raise ApiError(HTTPStatus.BAD_REQUEST, message, "unsupported_task", "model")
+        return model
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not got their answer."""
+        return self.engine.num_open + self.workers.num_open
+
+    async def work(self, work: Work[T]) -> T:
+        """Do work of the kind that the engine does not do; raises EngineUnavailable where it cannot be taken now."""
+        if self.engine.is_draining:
+            raise Draining("the server is shutting down; ask again when it is back")
+        return await self.workers.run(work)
 
     def state(self) -> dict[str, Any]:
         """Whether requests are answered, by which versions, and what the registry says."""
@@ -86,9 +113,11 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "artifact": model.version.artifact,
         "key": model.version.key,
         "context": model.context,
-        "vocab_size": model.tokenizer.vocab_size,
+        "vocab_size": model.codec.vocab_size,
         "num_parameters": model.num_parameters,
         "has_chat_template": model.chat is not None,
+        "task": model.task,
+        "routes": routes_of(model),
     }
 
 

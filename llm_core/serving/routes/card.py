@@ -17,7 +17,6 @@ router = APIRouter()
 @router.get("/v1/models/{name}/card")
 async def model_card(name: str, service: Serving, caller: Calling) -> dict[str, Any]:
     """What a version is, what its folder says of itself, and where it came from."""
-    model = service.named(name)
-    caller.require_line(model.version.line)
+    model = service.named(name, caller)
     facts = {**describe(model), **asdict(model.card), "lineage": lineage(model.version)}
     return {"id": model.name, "object": "model.card", **facts}

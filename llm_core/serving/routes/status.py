@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from importlib.metadata import version as package_version
-from typing import Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -12,18 +11,19 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from llm_core.serving.callers import require_admin
 from llm_core.serving.errors import RETRY_SECONDS
+from llm_core.serving.reply_schema import HealthReply, ReadyReply, VersionReply, whole
 from llm_core.serving.service import Serving
 
 router = APIRouter()
 
 
-@router.get("/health")
-async def health() -> dict[str, str]:
+@router.get("/health", responses=whole(HealthReply))
+async def health() -> JSONResponse:
     """Whether the process lives."""
-    return {"status": "ok"}
+    return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready")
+@router.get("/ready", responses={**whole(ReadyReply), 503: {"model": ReadyReply, "description": "Not yet, or no more"}})
 async def ready(service: Serving) -> JSONResponse:
     """Whether requests are answered: 503 until a champion is loaded and while the server ends."""
     state = service.state()
@@ -32,10 +32,10 @@ async def ready(service: Serving) -> JSONResponse:
     return JSONResponse(state, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": str(RETRY_SECONDS)})
 
 
-@router.get("/version")
-async def version(service: Serving) -> dict[str, Any]:
+@router.get("/version", responses=whole(VersionReply))
+async def version(service: Serving) -> JSONResponse:
     """Versions of the server and of the model."""
-    return {"tidemill": package_version("tidemill"), **service.state()}
+    return JSONResponse({"tidemill": package_version("tidemill"), **service.state()})
 
 
 @router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(require_admin)])

@@ -28,7 +28,7 @@ TEXTS = ["the cat sat on a mat, 今天天气真好! ", "paris is in france 今�
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes the folder of a model: "ours", "gpt2", "t5", or the head of a BERT."""
+    """Makes the folder of a model: "ours", "gpt2", "t5", or the head of a BERT ("Model" for none)."""
     made: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:
@@ -105,4 +105,5 @@ def _bert(folder: Path, kind: str) -> None:
     tokens = {
         name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     }
-    _save(folder, getattr(transformers, f"BertFor{kind}")(config), rust, model_input_names=BERT_INPUTS, **tokens)
+    name = "BertModel" if kind == "Model" else f"BertFor{kind}"
+    _save(folder, getattr(transformers, name)(config), rust, model_input_names=BERT_INPUTS, **tokens)

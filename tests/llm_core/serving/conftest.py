@@ -21,6 +21,10 @@ from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.registry import RegisteredVersion
 from llm_core.tokenizer import Tokenizer
+from tests.llm_core.pipeline.conftest import folder_of
+from tests.llm_core.serving.families import loaded, serving
+
+__all__ = ["folder_of", "loaded", "serving"]
 
 LINE = "tiny"
 TEXTS = ["The state of our union is strong, and fellow citizens know it.", "One, two and three."] * 8
@@ -65,6 +69,8 @@ def model(artifact: Artifact, registered: Callable[[Artifact, str], RegisteredVe
 
 class Scripted(nn.Module):
     """A model that writes given ids, one a call; `gate` hands out permission for each call."""
+
+    task = "causal_lm"
 
     def __init__(self, ids: Sequence[int], vocab_size: int, gate: threading.Semaphore | None) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from llm_core.pipeline.codec import Codec
 from llm_core.serving.chat import ChatTemplate
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.registry import RegisteredVersion
@@ -34,7 +35,9 @@ def served(learned: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Load
     folder = tmp_path_factory.mktemp("tokenizer")
     learned.save(folder)
     version = RegisteredVersion("tiny", "1", artifact="", key="")
-    return LoadedModel(version, nn.Identity(), Tokenizer.load(folder), ChatTemplate.read(folder), 0, 0)
+    return LoadedModel(
+        version, nn.Identity(), Tokenizer.load(folder), ChatTemplate.read(folder), 0, 0, codec=Codec(folder)
+    )
 
 
 def prompt_and_answers(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[list[int]]]:

@@ -1,0 +1,121 @@
+"""The work of /v1/explain: which tokens of a request's text speak for what the model says."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from llm_core.evals.explain import Explanation, Score, continuation_score, explaining, label_score
+from llm_core.serving.answering import prompt_ids
+from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.reading import check_length, encode, invalid, named, plain
+from llm_core.serving.reply_schema import ReadUsage
+from llm_core.serving.task_schema import ExplainReply, ExplainRequest, TokenAttribution
+from llm_core.serving.workers import Work
+
+
+class _Question(NamedTuple):
+    """What is explained, and the tokens that are asked."""
+
+    ids: list[int]
+    pieces: Sequence[tuple[int, int] | None]
+    """Where each token stands in its text; none for those that are no part of it."""
+    texts: Sequence[str]
+    """The text of each token."""
+    target: str
+    score: Score
+
+
+def explain(model: LoadedModel, body: ExplainRequest) -> Work[ExplainReply]:
+    """How much each token speaks for a label, or for how a text goes on."""
+    ask = _label_question if model.task == "sequence_classification" else _continuation_question
+    question = ask(model, body)
+    yield
+    found = yield from _explained(model, body, question)
+    shares = found.attributions[: len(question.pieces)]
+    tokens = [_told(model, question, place, share) for place, share in enumerate(shares)]
+    return ExplainReply(
+        target=question.target,
+        score=found.score,
+        baseline_score=found.baseline_score,
+        gap=found.gap,
+        tokens=tokens,
+        usage=ReadUsage.of(len(question.ids)),
+        **named(model),
+    )
+
+
+def _explained(model: LoadedModel, body: ExplainRequest, question: _Question) -> Generator[None, None, Explanation]:
+    network: Any = model.network
+    kept = [piece is None for piece in question.pieces]
+    kept += [True] * (len(question.ids) - len(kept))  # what a language model goes on with
+    config = network.config
+    padding = (model.codec.special_id("pad_token"), getattr(config, "pad_id", None), config.end_id)
+    pad_id = next((token_id for token_id in padding if token_id is not None), None)
+    try:
+        return (
+            yield from explaining(
+                network,
+                question.ids,
+                question.score,
+                kept=kept,
+                baseline=body.baseline,
+                pad_id=pad_id,
+                steps=body.steps,
+            )
+        )
+    except ValueError as problem:
+        raise invalid(str(problem), "baseline") from problem
+
+
+def _label_question(model: LoadedModel, body: ExplainRequest) -> _Question:
+    network: Any = model.network
+    encoding = encode(model, body.input, body.text_pair)
+    check_length(model, encoding.ids)
+    has_types = hasattr(network.config, "num_token_types") and any(encoding.type_ids)
+    inputs = {"token_types": torch.tensor([encoding.type_ids])} if has_types else {}
+    labels: tuple[str, ...] = network.config.labels
+    if body.target is None:
+        with torch.inference_mode():
+            label = int(network(torch.tensor([encoding.ids]), **inputs).logits[0].argmax())
+    elif body.target in labels:
+        label = labels.index(body.target)
+    else:
+        raise invalid(f"target {body.target!r} is no label of {model.name}; there are {', '.join(labels)}", "target")
+    pieces = [
+        None if is_special else offsets
+        for is_special, offsets in zip(encoding.special_tokens_mask, encoding.offsets, strict=True)
+    ]
+    texts = [body.text_pair or "" if number == 1 else body.input for number in encoding.sequence_ids]
+    return _Question(encoding.ids, pieces, texts, labels[label], label_score(label, **inputs))
+
+
+def _continuation_question(model: LoadedModel, body: ExplainRequest) -> _Question:
+    if body.text_pair is not None:
+        raise invalid(f"text_pair: {model.name} reads one text; leave it out", "text_pair")
+    encoding = plain(model, body.input)
+    given = list(prompt_ids(model, body.input))
+    check_length(model, given)
+    more = _likeliest(model, given) if body.target is None else plain(model, body.target, "target").ids
+    check_length(model, more, "target")
+    ids = [*given, *more]
+    check_length(model, ids)
+    pieces = [*[None] * (len(given) - len(encoding.ids)), *encoding.offsets]
+    target = model.codec.decode(more, skip_specials=False)
+    return _Question(ids, pieces, [body.input] * len(pieces), target, continuation_score(len(given)))
+
+
+@torch.inference_mode()
+def _likeliest(model: LoadedModel, ids: Sequence[int]) -> list[int]:
+    return [int(model.network(torch.tensor([ids])).logits[0, -1].argmax())]
+
+
+def _told(model: LoadedModel, question: _Question, place: int, share: float) -> TokenAttribution:
+    token, piece = model.codec.rust.id_to_token(question.ids[place]) or "", question.pieces[place]
+    if piece is None:
+        return TokenAttribution(token=token, text="", start=None, end=None, attribution=share)
+    start, end = piece
+    text = question.texts[place][start:end]
+    return TokenAttribution(token=token, text=text, start=start, end=end, attribution=share)
