@@ -55,7 +55,7 @@ def _build(folder: Path) -> None:
     cmake = _cmake()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "--no-binary"]
+        download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary"]
         wanted = [PACKAGE, f"{PACKAGE}=={VERSION}", "-d", str(scratch)]
         subprocess.run([*download, *wanted], check=True, stdout=sys.stderr)
         with tarfile.open(next(scratch.glob("*.tar.gz"))) as archive:

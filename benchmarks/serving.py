@@ -6,7 +6,7 @@
 they are streamed and ask again. Ours is `tidemill serve` with its defaults; llama.cpp's server has a slot for each
 client and the settings that are fastest on this machine; generate has no server around it and gets batches of as many
 prompts, at once. Each side has one compute thread and one core, the clients have the other core. Weights are equal bit
-by bit in bf16 and fp32; int8 is ours beside q8_0. Before anything is timed, llama.cpp in fp32 must write ours' tokens.
+by bit in bf16 and fp32; int8 is ours beside q8_0. Before anything is timed, llama.cpp in fp32 must write our tokens.
 Overload is ten times as many clients as ours writes answers for at once. A ratio above 1 means that ours is better.
 """
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# The folder's tokenize.py must not stand in for the standard library's.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":  # the folder's tokenize.py must not stand in for the standard library's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 import json
@@ -70,10 +70,10 @@ class Cell:
         """How its claims begin."""
         return f"{self.clients} client{'s' * (self.clients > 1)}, {LABELS[self.precision]}: "
 
-    def work(self, number: int, seconds: float) -> Work:
-        """What is asked for in one round; every side gets the same prompts."""
+    def work(self, first_prompt: int, seconds: float) -> Work:
+        """What is asked for in one round."""
         requests = max(MIN_REQUESTS, min(self.clients, RUNNING) // 2)
-        return Work(self.clients, NEW_TOKENS, first_prompt=number * 1000, seconds=seconds, requests=requests)
+        return Work(self.clients, NEW_TOKENS, first_prompt, seconds, requests)
 
 
 CELLS = [Cell(precision, clients) for precision in LABELS for clients in CLIENTS]
@@ -91,7 +91,7 @@ def main() -> None:
         files = Files(Path(name))
         files.write(list(LABELS))
         began = time.monotonic()
-        check_answers(files, num_prompts=3, new_tokens=NEW_TOKENS)
+        print(f"fp32: {check_answers(files):.0%} of llama.cpp's tokens are ours", file=sys.stderr)
         sides = start_sides(files, stack, options.quick)
         if options.quick:
             measured = measure(sides, rounds=3, seconds=3.0, until=began + QUICK_SECONDS)
@@ -119,17 +119,24 @@ def start_sides(files: Files, stack: ExitStack, quick: bool) -> dict[Cell, list[
 
 
 def measure(sides: Mapping[Cell, Sequence[Side]], rounds: int, seconds: float, until: float) -> Measured:
-    """What every side does in each cell, in changing order, round after round; the first round is always whole."""
+    """What every side does in each cell, in changing order, round after round; the first round is always whole.
+
+    All sides of a cell get the same prompts, and no prompt comes twice.
+    """
     measured: Measured = defaultdict(lambda: defaultdict(list))
+    first_prompt = 0
     for number in range(rounds):
         for cell, at_work in sides.items():
             if number and time.monotonic() > until:
                 return measured
             turn = number % len(at_work)
+            used = 0
             for side in (*at_work[turn:], *at_work[:turn]):
-                found = side.measure(cell.work(number, seconds))
+                found = side.measure(cell.work(first_prompt, seconds))
                 measured[cell][side.title].append(found)
+                used = max(used, found.num_prompts)
                 print(f"{cell.claim}{side.title}: {described(found)}", file=sys.stderr)
+            first_prompt += used
     return measured
 
 

@@ -12,6 +12,7 @@ import gc
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ class Load:
     port: int
     api: Literal["openai", "llama.cpp"]
     prompts: str
-    """File of prompts as lists of ids; each request takes the next one."""
+    """File of prompts as lists of ids; each answered request has one of its own, since servers remember them."""
     first_prompt: int
     new_tokens: int
     clients: int
@@ -74,6 +75,8 @@ class Seen:
     request_seconds: list[float]
     refused: int = 0
     """Requests that were refused while the clock ran."""
+    num_prompts: int = 0
+    """Prompts that were used up."""
     cpu_seconds: float = 0.0
     """Of the server, for all tokens."""
 
@@ -83,7 +86,9 @@ class Clients:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._prompts = json.loads(Path(load.prompts).read_text(encoding="utf-8"))
+        prompts = json.loads(Path(load.prompts).read_text(encoding="utf-8"))
+        self._prompts = deque(prompts)
+        self._prompts.rotate(-load.first_prompt)
         self._requests: list[Request] = []
         self._unheard = set(range(load.clients))
         self._began = float("inf")
@@ -96,10 +101,10 @@ class Clients:
         await asyncio.wait([*tasks, enough], return_when=asyncio.FIRST_COMPLETED)
         ended = time.perf_counter()
         for task in [*tasks, enough]:
-            if task.done():
-                task.result()  # clients never end by themselves: raises what went wrong
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):  # clients never end by themselves
+                raise result
         return seen(self._requests, self._began, ended)
 
     async def _client(self, number: int) -> None:
@@ -114,15 +119,17 @@ class Clients:
                     self._is_enough.set()
 
     async def _ask(self, number: int, new_tokens: int) -> None:
-        ids = self._prompts[(self._load.first_prompt + len(self._requests)) % len(self._prompts)]
+        ids = self._prompts.popleft()
         request = Request(began=time.perf_counter(), is_short=new_tokens < self._load.new_tokens)
         self._requests.append(request)
         async with aclosing(await Exchange.begin(self._load, ids, new_tokens)) as exchange:
             request.status = exchange.status
             if request.status == REFUSED:
+                self._prompts.appendleft(ids)
                 self._heard(number)
                 await asyncio.sleep(exchange.retry_seconds)
                 return
+            self._prompts.append(ids)
             async for event in exchange.events():
                 if has_text(event):
                     request.moments.append(time.perf_counter())
@@ -154,6 +161,7 @@ def seen(requests: Sequence[Request], began: float, ended: float) -> Seen:
         first_seconds=[request.moments[0] - request.began for request in counted],
         request_seconds=[request.ended - request.began for request in counted],
         refused=sum(request.status == REFUSED and began <= request.began for request in requests),
+        num_prompts=sum(request.status != REFUSED for request in requests),
     )
 
 

@@ -7,27 +7,26 @@ sizes make attention look at single positions: a wrong order of rotary pairs cha
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.texts import speeches
 from llm_core.artifact import Draft
 from llm_core.config import Model
 from llm_core.models import build, save_pretrained
 from llm_core.tokenizer import Tokenizer
 
 VOCAB_SIZE, CONTEXT = 8192, 1024
-PROMPT_TOKENS, NUM_PROMPTS = 128, 4096
+PROMPT_TOKENS = 128
 SHAPE = Model(num_layers=7, width=512, num_heads=8, num_kv_heads=8, mlp_width=1408, context=CONTEXT)
 SHARPNESS = 2.0  # of queries and keys: scores between positions are this squared times wider than by themselves
 
 
-def write_model(folder: Path, shape: Model = SHAPE, vocab_size: int = VOCAB_SIZE) -> None:
-    """Make the model artifact in `folder`, and `prompts.json` beside it: ids of the speeches, none of them twice."""
-    texts = list(speeches())
+def write_model(folder: Path, texts: Sequence[str], shape: Model = SHAPE, vocab_size: int = VOCAB_SIZE) -> None:
+    """Make the model artifact in `folder`, and `prompts.json` beside it: ids of the texts, none of them twice."""
     tokenizer = Tokenizer.train(texts, vocab_size)
     network = build(shape, tokenizer.vocab_size, tokenizer.end_id, seed=0)
     draws = torch.Generator().manual_seed(0)
@@ -42,7 +41,7 @@ def write_model(folder: Path, shape: Model = SHAPE, vocab_size: int = VOCAB_SIZE
         out.publish({})
     ids = list(chain.from_iterable(ids.tolist() for ids in tokenizer.encode_documents(texts)))
     prompts = [ids[start : start + PROMPT_TOKENS] for start in range(0, len(ids) - PROMPT_TOKENS, PROMPT_TOKENS)]
-    (folder.parent / "prompts.json").write_text(json.dumps(prompts[:NUM_PROMPTS]), encoding="utf-8")
+    (folder.parent / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
 
 
 def _drawn(name: str, weight: Tensor, draws: torch.Generator) -> Tensor:

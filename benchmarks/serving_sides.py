@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -25,6 +26,7 @@ from benchmarks import peer_llama_cpp
 from benchmarks.peers import TRANSFORMERS
 from benchmarks.serving_load import Load, Seen
 from benchmarks.serving_model import PROMPT_TOKENS, write_model
+from benchmarks.texts import speeches
 
 FOLDER = Path(__file__).resolve().parent
 CORES = sorted(os.sched_getaffinity(0))
@@ -56,7 +58,7 @@ class Files:
 
     def write(self, precisions: Sequence[Precision]) -> None:
         """Make all of them."""
-        write_model(self.model)
+        write_model(self.model, list(speeches()))
         for precision in precisions:
             peer_llama_cpp.write_gguf(self.model, self.gguf(precision), GGUF[precision])
 
@@ -171,6 +173,7 @@ class Generate(Worker):
             all_tokens=tokens,
             first_seconds=[first for first, _ in times],
             request_seconds=[whole for _, whole in times],
+            num_prompts=work.clients * len(times),
             cpu_seconds=self._cpu_seconds() - began,
         )
 
@@ -198,18 +201,26 @@ def llama_cpp_server(files: Files, precision: Precision, clients: int, context: 
     return Server(peer_llama_cpp.TITLE, "llama.cpp", files, [*command, *slots, *plain])
 
 
-def check_answers(files: Files, num_prompts: int, new_tokens: int) -> None:
-    """Raise if llama.cpp in float32 writes other tokens than ours: it would not be the same model."""
+def check_answers(files: Files, num_prompts: int = 4, new_tokens: int = 64) -> float:
+    """The share of llama.cpp's tokens in float32 that are ours too, up to where an answer parts from ours.
+
+    Raises AssertionError for less than most of them: it would not be the same model. A single near tie, rounded
+    differently, parts an answer for the rest of its length.
+    """
     from llm_core.generate import generate
     from llm_core.models import load_pretrained
 
     network = load_pretrained(files.model)
     prompts = json.loads(files.prompts.read_text(encoding="utf-8"))[:num_prompts]
+    equal = 0
     with llama_cpp_server(files, "float32", 1, PROMPT_TOKENS + new_tokens, "-ctk", "f32", "-ctv", "f32") as server:
         for ids in prompts:
             theirs = _tokens(server.port, ids, new_tokens)
-            ours = list(generate(network, ids, max_tokens=new_tokens, temperature=0.0))
-            assert theirs == ours, f"llama.cpp writes {theirs}, not {ours}"
+            ours = generate(network, ids, max_tokens=new_tokens, temperature=0.0)
+            equal += sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(theirs, ours, strict=True)))
+    share = equal / (num_prompts * new_tokens)
+    assert share > 0.7, f"llama.cpp writes {share:.0%} of our tokens, so its file is not our model"
+    return share
 
 
 def _tokens(port: int, ids: list[int], new_tokens: int) -> list[int]:
