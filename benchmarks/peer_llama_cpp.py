@@ -27,6 +27,7 @@ TITLE = f"llama.cpp (of {PACKAGE} {VERSION})"
 TARGETS = ("llama-server", "llama-quantize")
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
+    "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON",  # programs find their libraries wherever they are moved together
     "GGML_NATIVE": "ON",
     "GGML_OPENMP": "ON",
     "LLAMA_CURL": "OFF",
