@@ -16,7 +16,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from llm_core.generate import ContextExceeded, Token
+from llm_core.generate import ContextExceeded, Sampling, Token
 from llm_core.serving.answers import Answers
 from llm_core.serving.callers import Caller
 from llm_core.serving.chat import ChatError
@@ -134,7 +134,10 @@ async def respond(
     if body.stream:
         return _EventStream(answers, _events(answers, reply, len(jobs), written), headers)
     try:
-        choices = await unless_gone(request, _write(answers, reply, len(jobs)))
+        work = _write(answers, reply, len(jobs))
+        if isinstance(body, CompletionRequest) and body.suffix and body.num_candidates > body.n:
+            work = _ranked(work, service, jobs, body.suffix)
+        choices = await unless_gone(request, work)
         if choices is None:
             return Response(status_code=CLIENT_GONE)
         written(choices)
@@ -198,6 +201,29 @@ async def _write(answers: Answers, reply: Reply, num_jobs: int) -> list[Choice]:
             if isinstance(event, Failure):
                 raise _failure(event)
             _added(choices[number], event, reply, number)
+    return choices
+
+
+async def _ranked(
+    work: Coroutine[Any, Any, list[Choice]], service: Service, jobs: Sequence[Job], suffix: str
+) -> list[Choice]:
+    """The written choices, with how likely each makes the text that is to follow."""
+    choices = await work
+    ids = tuple(jobs[0].model.tokenizer.encode(suffix))
+    texts = [
+        (*job.ids, *(token.id for token in choice.tokens), *ids) for job, choice in zip(jobs, choices, strict=True)
+    ]
+    # One that leaves no room for what follows is followed by nothing.
+    fitting = [place for place, text in enumerate(texts) if len(text) <= jobs[0].model.network.config.context]
+    read = partial(Job, jobs[0].model, max_tokens=0, sampling=Sampling(temperature=0.0), tells_prompt=True)
+    for choice in choices:
+        choice.rank = -math.inf
+    async with aclosing(Answers(service.engine, [read(texts[place]) for place in fitting]).events()) as events:
+        async for number, event in events:
+            if isinstance(event, Failure):
+                raise _failure(event)
+            if isinstance(event, Read):
+                choices[fitting[number]].rank = sum(token.logprob for token in event.tokens[-len(ids) :])
     return choices
 
 

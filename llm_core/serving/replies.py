@@ -26,10 +26,14 @@ class Choice:
     finish_reason: str | None = None
     num_tokens: int = 0
     num_cached: int = 0
+    rank: float | None = None
+    """What the best of several answers is chosen by, where it is not the answer's own likelihood."""
 
     @property
     def likelihood(self) -> float:
-        """Mean log-probability of the tokens, by which the best of several answers is chosen."""
+        """What the best of several answers is chosen by: the mean log-probability of its tokens, or its rank."""
+        if self.rank is not None:
+            return self.rank
         return sum(token.logprob for token in self.tokens) / max(len(self.tokens), 1)
 
 

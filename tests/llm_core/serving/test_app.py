@@ -315,3 +315,73 @@ def test_any_object_begins_as_one(client: TestClient) -> None:
         for kind in ("json_object", "text")
     )
     assert formed.startswith("{") and not free.startswith("{")
+
+
+def logprob_of(client: TestClient, text: str, ending: str) -> float:
+    """How likely the model finds the ending behind the text, by the echoed log-probabilities."""
+    told = ask(client, prompt=text + ending, echo=True, logprobs=0, max_tokens=0).json()["choices"][0]["logprobs"]
+    pairs = zip(told["text_offset"], told["token_logprobs"], strict=True)
+    return sum(logprob for offset, logprob in pairs if offset >= len(text))
+
+
+def test_of_several_answers_the_likeliest_are_given(client: TestClient) -> None:
+    values = {"seed": 3, "temperature": 1.5, "max_tokens": 6, "logprobs": 0}
+    every = ask(client, n=8, **values).json()["choices"]
+    best = ask(client, best_of=8, n=2, **values).json()
+    means = [sum(each["logprobs"]["token_logprobs"]) / len(each["logprobs"]["tokens"]) for each in every]
+    ranked = [every[place]["text"] for place in sorted(range(8), key=lambda place: -means[place])]
+    assert [each["text"] for each in best["choices"]] == ranked[:2]
+    assert [each["index"] for each in best["choices"]] == [0, 1]
+    assert best["usage"]["completion_tokens"] == sum(len(each["logprobs"]["tokens"]) for each in every)
+
+
+def test_with_a_suffix_the_answers_that_it_follows_best_are_given(client: TestClient) -> None:
+    # Plain characters, so that text and tokens are one to one.
+    letters = {str(token_id): 100.0 for token_id in range(66, 80)}
+    values = {"seed": 3, "temperature": 2.0, "max_tokens": 3, "logit_bias": letters, "prompt": "The"}
+    every = [each["text"] for each in ask(client, n=8, **values).json()["choices"]]
+    scores = [logprob_of(client, "The" + text, "xq") for text in every]
+    (given,) = ask(client, best_of=8, suffix="xq", **values).json()["choices"]
+    assert len(set(every)) > 1 and given["text"] == every[scores.index(max(scores))]
+
+
+def test_an_echo_has_the_prompt_in_front_and_its_logprobs(client: TestClient, model: LoadedModel) -> None:
+    plain = ask(client, temperature=0, logprobs=1).json()["choices"][0]
+    echoed = ask(client, temperature=0, logprobs=1, echo=True).json()["choices"][0]
+    assert echoed["text"] == "The" + plain["text"]
+    assert echoed["logprobs"]["tokens"][-5:] == plain["logprobs"]["tokens"]
+    assert None not in echoed["logprobs"]["token_logprobs"]  # a hidden token stands before a text
+    ids = list(model.encode_prompt("The"))
+    given = ask(client, prompt=ids, temperature=0, logprobs=1, echo=True).json()["choices"][0]["logprobs"]
+    assert given["token_logprobs"][0] is None and given["top_logprobs"][0] is None
+    assert given["token_logprobs"][1:] == echoed["logprobs"]["token_logprobs"]
+
+
+def test_an_echoed_stream_adds_up_to_the_whole(client: TestClient) -> None:
+    values = {"temperature": 0, "logprobs": 1, "echo": True, "n": 2}
+    whole = ask(client, **values).json()["choices"]
+    events = streamed(ask(client, stream=True, **values).text)
+    for number, choice in enumerate(whole):
+        mine = [event["choices"][0] for event in events if event["choices"][0]["index"] == number]
+        assert "".join(each["text"] for each in mine) == choice["text"]
+        for name in ("tokens", "token_logprobs", "text_offset"):
+            parts = [value for each in mine if each["logprobs"] for value in each["logprobs"][name]]
+            assert parts == choice["logprobs"][name]
+
+
+def test_penalties_bans_and_lengths_reach_the_answer(client: TestClient, model: LoadedModel) -> None:
+    plain = ask(client, temperature=0, max_tokens=20, logprobs=0).json()["choices"][0]["logprobs"]["tokens"]
+    punished = ask(client, temperature=0, max_tokens=20, logprobs=0, repetition_penalty=8.0).json()["choices"][0]
+    assert len(set(punished["logprobs"]["tokens"])) > len(set(plain))
+    first = model.tokenizer.encode(plain[0])[0]
+    banned = ask(client, temperature=0, logit_bias={str(first): -100}).json()["choices"][0]["text"]
+    assert not banned.startswith(plain[0])
+    forced = {"logit_bias": {str(model.tokenizer.end_id): 100.0}, "temperature": 0, "max_tokens": 9}
+    usage = [ask(client, **forced, **more).json()["usage"] for more in ({}, {"min_tokens": 4}, {"ignore_eos": True})]
+    assert [each["completion_tokens"] for each in usage] == [0, 4, 9]
+
+
+def test_a_stop_text_can_be_kept(client: TestClient, host: Host, script: Script) -> None:
+    host.first.install(script("one two three", ends=True))
+    texts = [ask(client, stop=["two"], max_tokens=40, include_stop_str_in_output=kept) for kept in (False, True)]
+    assert [each.json()["choices"][0]["text"] for each in texts] == ["one ", "one two"]
