@@ -136,7 +136,7 @@ async def respond(
     try:
         work = _write(answers, reply, len(jobs))
         if isinstance(body, CompletionRequest) and body.suffix and body.num_candidates > body.n:
-            work = _ranked(work, service, jobs, body.suffix)
+            work = _ranked(work, service, reply.frame.model, jobs, body.suffix)
         choices = await unless_gone(request, work)
         if choices is None:
             return Response(status_code=CLIENT_GONE)
@@ -205,17 +205,16 @@ async def _write(answers: Answers, reply: Reply, num_jobs: int) -> list[Choice]:
 
 
 async def _ranked(
-    work: Coroutine[Any, Any, list[Choice]], service: Service, jobs: Sequence[Job], suffix: str
+    work: Coroutine[Any, Any, list[Choice]], service: Service, model: LoadedModel, jobs: Sequence[Job], suffix: str
 ) -> list[Choice]:
     """The written choices, with how likely each makes the text that is to follow."""
     choices = await work
-    ids = tuple(jobs[0].model.tokenizer.encode(suffix))
-    texts = [
-        (*job.ids, *(token.id for token in choice.tokens), *ids) for job, choice in zip(jobs, choices, strict=True)
-    ]
+    ids = tuple(model.tokenizer.encode(suffix))
+    written = [tuple(token.id for token in choice.tokens) for choice in choices]
+    texts = [(*job.ids, *answer, *ids) for job, answer in zip(jobs, written, strict=True)]
     # One that leaves no room for what follows is followed by nothing.
-    fitting = [place for place, text in enumerate(texts) if len(text) <= jobs[0].model.network.config.context]
-    read = partial(Job, jobs[0].model, max_tokens=0, sampling=Sampling(temperature=0.0), tells_prompt=True)
+    fitting = [place for place, text in enumerate(texts) if len(text) <= model.context]
+    read = partial(Job, model, max_tokens=0, sampling=Sampling(temperature=0.0), tells_prompt=True)
     for choice in choices:
         choice.rank = -math.inf
     async with aclosing(Answers(service.engine, [read(texts[place]) for place in fitting]).events()) as events:
