@@ -29,6 +29,7 @@ def serve(
     threads: Annotated[int, typer.Option(help="CPU threads that write answers.", min=1)] = 1,
     max_running: Annotated[int, typer.Option(help="Answers that are written at the same time.", min=1)] = 32,
     max_waiting: Annotated[int, typer.Option(help="Answers that may wait; whoever comes later gets 503.", min=0)] = 16,
+    request_seconds: Annotated[float, typer.Option(help="Most time that a request may take.", min=1)] = 600.0,
     poll_seconds: Annotated[float, typer.Option(help="How often the registry is asked.", min=0.05)] = 2.0,
     memory_mb: Annotated[
         int | None, typer.Option(help="Most memory for all models; the line asked longest ago is unloaded.", min=1)
@@ -63,6 +64,7 @@ def serve(
         settings=settings,
         poll_seconds=poll_seconds,
         max_open=max_running + max_waiting,
+        request_seconds=request_seconds,
         keys=keys,
         without_keys=no_keys,
         max_body_bytes=max_body_mb << 20,

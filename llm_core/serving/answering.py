@@ -260,7 +260,7 @@ def _submit(service: Service, jobs: Sequence[Job], reply: Reply, caller: Caller)
         caller.charge(0, answer.num_tokens)
 
     try:
-        answers = Answers(service.engine, jobs, ended)
+        answers = Answers(service.engine, jobs, ended, service.most_seconds)
         caller.charge(reply.frame.num_prompt_tokens)
         return answers
     except ContextExceeded as problem:
@@ -279,8 +279,10 @@ def prompt_ids(model: LoadedModel, prompt: str | Sequence[int], param: str = "pr
 
 
 def _failure(failure: Failure) -> ApiError:
-    if failure.is_shutdown:
+    if failure.kind == "shutdown":
         return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, failure.message, "shutting_down")
+    if failure.kind == "timeout":
+        return ApiError(HTTPStatus.GATEWAY_TIMEOUT, failure.message, "timeout")
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, failure.message, "generation_failed")
 
 

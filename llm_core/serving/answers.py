@@ -48,17 +48,27 @@ def outbox() -> Outbox:
 class Answers:
     """The answers to one request as an asynchronous stream of (number of the job, event), cancelled when left."""
 
-    def __init__(self, engine: Engine, jobs: Sequence[Job], ended: Ended = lambda answer, reason: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        jobs: Sequence[Job],
+        ended: Ended = lambda answer, reason: None,
+        most_seconds: float | None = None,
+    ) -> None:
         self._engine, self._ended = engine, ended
+        self._most_seconds = most_seconds
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._outbox = outbox()
         self._open: dict[int, Answer] = {}
+        self._alarm: asyncio.TimerHandle | None = None
         try:
             for number, job in enumerate(jobs):
                 self._open[number] = engine.submit(job, self._reporter(number))
         except (ValueError, EngineUnavailable):
             self.cancel()
             raise
+        if most_seconds is not None:
+            self._alarm = asyncio.get_running_loop().call_later(most_seconds, self._expire)
 
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """All events as they come, until every answer is complete."""
@@ -73,10 +83,19 @@ class Answers:
 
     def cancel(self) -> None:
         """Stop every answer that is not complete."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         for answer in self._open.values():
             self._engine.cancel(answer)
             self._ended(answer, "abort")
         self._open.clear()
+
+    def _expire(self) -> None:
+        """End answers that take longer than a request may."""
+        late = Failure(f"the answer took longer than {self._most_seconds:g} s, the most here; ask for less", "timeout")
+        for number, answer in self._open.items():
+            self._engine.cancel(answer)
+            self._events.put_nowait((number, late))
 
     def _reporter(self, number: int) -> Callable[[Event], None]:
         return lambda event: self._outbox.put(self._events, number, event)

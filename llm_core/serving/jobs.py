@@ -117,8 +117,8 @@ class Failure:
     """The last event of an answer that could not be finished."""
 
     message: str
-    is_shutdown: bool = False
-    """Whether asking again later, or another server, will help."""
+    kind: Literal["error", "shutdown", "timeout"] = "error"
+    """After a shutdown, asking again later or another server will help."""
 
 
 Event = Read | Piece | Finish | Failure
@@ -182,7 +182,7 @@ class Answer:
     def fail(self, message: str, is_shutdown: bool = False) -> None:
         """End with an error."""
         self.times.ended = time.monotonic()
-        self._emit(Failure(message, is_shutdown))
+        self._emit(Failure(message, "shutdown" if is_shutdown else "error"))
 
     def _report(self, text: str) -> None:
         if text:

@@ -66,6 +66,7 @@ def serve(
     drain_seconds: float = DRAIN_SECONDS,
     settings: RunnerSettings = DEFAULT_SETTINGS,
     max_open: int = MAX_OPEN,
+    request_seconds: float | None = None,
     keys: Path | None = None,
     without_keys: bool = False,
     samples: Samples | None = None,
@@ -88,7 +89,7 @@ def serve(
     torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
         stack.enter_context(listener)
-        service = Service(lines, stack.enter_context(Engine(max_open)))
+        service = Service(lines, stack.enter_context(Engine(max_open)), request_seconds)
         for line in lines.lines.values():
             stack.enter_context(Follower(line, registry, admit, settings, poll_seconds))
         gate = stack.enter_context(_gate(keys)) if keys is not None else None

@@ -23,8 +23,10 @@ T = TypeVar("T")
 class Service:
     """What the routes work with."""
 
-    def __init__(self, host: Host, engine: Engine) -> None:
+    def __init__(self, host: Host, engine: Engine, most_seconds: float | None = None) -> None:
         self.host, self.engine = host, engine
+        self.most_seconds = most_seconds
+        """How long a request may take; None for as long as it needs."""
         self.workers = Workers()
         self.metrics = Metrics(host, engine)
         for line in host.lines.values():

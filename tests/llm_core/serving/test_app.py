@@ -385,3 +385,18 @@ def test_a_stop_text_can_be_kept(client: TestClient, host: Host, script: Script)
     host.first.install(script("one two three", ends=True))
     texts = [ask(client, stop=["two"], max_tokens=40, include_stop_str_in_output=kept) for kept in (False, True)]
     assert [each.json()["choices"][0]["text"] for each in texts] == ["one ", "one two"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_takes_too_long_ends_with_an_error(
+    engine: Engine, host: Host, script: Script, stream: bool
+) -> None:
+    gate = threading.Semaphore(2)
+    host.first.install(script("a", gate=gate))
+    with TestClient(create_app(Service(host, engine, most_seconds=0.2))) as client:
+        response = ask(client, max_tokens=80, stream=stream)
+    error = json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]
+    assert response.status_code == (200 if stream else 504)
+    assert (error["type"], error["code"]) == ("server_error", "timeout") and "longer than 0.2 s" in error["message"]
+    gate.release(100)
+    _await_nothing_open(engine)

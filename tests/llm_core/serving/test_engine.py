@@ -172,7 +172,7 @@ def test_closing_tells_every_open_answer(script: Script) -> None:
     found = [events.get(timeout=10)]
     while sum(isinstance(event, Failure) for event in found) < 2:
         found.append(events.get(timeout=10))
-    assert all(event.is_shutdown for event in found if isinstance(event, Failure))
+    assert all(event.kind == "shutdown" for event in found if isinstance(event, Failure))
 
 
 def test_a_prompt_beyond_the_context_is_refused_at_once(engine: Engine, model: LoadedModel) -> None:
