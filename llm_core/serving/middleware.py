@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llm_core.serving.metrics import Metrics
 
 MAX_BODY_BYTES = 2**20
-"""Reading so much JSON takes 25 ms, in which nobody else is answered."""
+"""While JSON is read nobody else is answered: tens of milliseconds for a megabyte of numbers."""
 BODY_SECONDS = 30.0
 """How long a client may take to send what it asks."""
 VERSION_HEADER = "x-tidemill-version"

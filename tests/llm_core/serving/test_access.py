@@ -282,7 +282,8 @@ def test_the_page_opens_in_a_browser_with_the_key_as_password(port: int, key: st
         assert response is not None and response.status == 401
         page = context.browser.new_context(http_credentials={"username": "me", "password": key}).new_page()
         page.goto(url)
-        expect(page.locator("#state[data-status=ready]")).to_be_visible()
+        expect(page.locator("#state[data-status=ready]")).to_be_visible(timeout=20_000)
+        expect(page.locator(".model option").first).to_be_attached()
         page.get_by_role("textbox", name=re.compile("Prompt|Message", re.I)).first.fill("The")
         page.keyboard.press("Control+Enter")
-        expect(page.locator(".figures").first).to_contain_text("seed")
+        expect(page.locator(".figures").first).to_contain_text("seed", timeout=20_000)
