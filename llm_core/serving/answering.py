@@ -84,6 +84,8 @@ def conversation_ids(
     """Ids of a conversation up to the assistant's turn; raises ApiError where the model's template refuses it."""
     try:
         return model.encode_chat([message.plain() for message in messages], values)
+    except ContextExceeded as problem:
+        raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "context_length_exceeded", "messages") from problem
     except (ChatError, TokenizerError) as problem:
         raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "invalid_conversation", "messages") from problem
 
@@ -274,6 +276,8 @@ def prompt_ids(model: LoadedModel, prompt: str | Sequence[int], param: str = "pr
         return tuple(prompt)
     try:
         return model.encode_prompt(prompt)
+    except ContextExceeded as problem:
+        raise ApiError(HTTPStatus.BAD_REQUEST, str(problem), "context_length_exceeded", param) from problem
     except TokenizerError as problem:
         raise ApiError(HTTPStatus.BAD_REQUEST, f"{param}: {problem}", "invalid_value", param) from problem
 

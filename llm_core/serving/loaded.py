@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from llm_core.artifact import Artifact, ArtifactError
-from llm_core.generate import NotFinite, Sampling, TextStream
+from llm_core.generate import ContextExceeded, NotFinite, Sampling, TextStream
 from llm_core.kernels import NativeDecoder, NoCompiler, Precision, block_bytes, is_supported
 from llm_core.models import load_pretrained
 from llm_core.models.folder import GENERATING
@@ -124,8 +124,18 @@ class LoadedModel:
         assert self.speller is not None, f"{self.name}: nobody asked whether it writes"
         return self.speller
 
+    def require_readable(self, text: str) -> None:
+        """Raise ContextExceeded for a text that is too long whatever its tokens, before a megabyte is cut into them."""
+        most = self.context * self.tokenizer.longest_token
+        if len(text) > most:
+            raise ContextExceeded(
+                f"this model's context is {self.context} tokens, which hold at most {most} characters, and the prompt "
+                f"has {len(text)}; shorten it"
+            )
+
     def encode_prompt(self, text: str) -> tuple[int, ...]:
         """Ids of a plain prompt; the end-of-text id in front says that a document begins, as in training."""
+        self.require_readable(text)
         if self.speller is None:
             return tuple(self.codec.prompt(text))
         return (self.speller.end_id, *self.speller.encode(text))
@@ -140,6 +150,7 @@ class LoadedModel:
         """Ids of a conversation up to the assistant's turn, written by the model's own template, given `values`."""
         if self.chat is None:
             raise ChatError(f"{self.name} has no chat template; use /v1/completions")
+        self.require_readable("".join(message["content"] for message in messages))
         specials = self.tokenizer.special_ids
         ids: list[int] = []
         for place, piece in enumerate(self.chat.render(messages, tuple(specials), values)):

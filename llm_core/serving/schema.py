@@ -14,6 +14,8 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from llm_core.generate import Sampling
 from llm_core.serving.constraint import ANY_OBJECT
 
+MAX_KEYS = 100
+MAX_IDS = 131_072
 MAX_ANSWERS = 32
 """Answers of one request: prompts times n."""
 MAX_INPUTS = 2048
@@ -53,6 +55,8 @@ class Body(BaseModel):
         """Null means "not given", as in OpenAI's API, and 3.0 is the integer 3, as in JSON."""
         if not isinstance(values, dict):
             return values
+        if len(values) > MAX_KEYS:  # each unknown one would become an error of its own
+            raise PydanticCustomError("invalid_value", "an object has at most {limit} keys here", {"limit": MAX_KEYS})
         return {key: _whole(value) for key, value in values.items() if value is not None}
 
     @classmethod
@@ -249,7 +253,8 @@ class Generation(Body):
 
 
 NotEmpty = Annotated[str, Field(min_length=1)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_IDS, fail_fast=True)]
+"""Without fail_fast each wrong id becomes an error of its own: a megabyte of them took minutes."""
 
 
 def _listed(given: Any) -> list[str | list[int]]:
@@ -271,8 +276,8 @@ class CompletionRequest(Generation):
     prompt: (
         str
         | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_ANSWERS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_ANSWERS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_ANSWERS, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_ANSWERS, fail_fast=True)]
     )
     """A text or its token ids, or several of either; each gets its own answers."""
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=0)
@@ -390,8 +395,8 @@ class EmbeddingRequest(Body):
     input: (
         NotEmpty
         | TokenIds
-        | Annotated[list[NotEmpty], Field(min_length=1, max_length=MAX_INPUTS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[NotEmpty], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     )
     """A text or its token ids, or several of either; each gets a vector."""
     encoding_format: Literal["float", "base64"] = "float"
