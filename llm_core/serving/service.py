@@ -25,7 +25,7 @@ class Service:
     def __init__(self, host: Host, engine: Engine) -> None:
         self.host, self.engine = host, engine
         self.workers = Workers()
-        self.metrics = Metrics(host, engine)
+        self.metrics = Metrics(host, engine, self.workers)
         for line in host.lines.values():
             line.observers.append(self.metrics)
 
