@@ -13,15 +13,8 @@ from jsonschema import Draft202012Validator
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
-from llm_core.serving.reply_schema import (
-    ChatReply,
-    CompletionReply,
-    HealthReply,
-    ModelEntry,
-    ModelList,
-    ReadyReply,
-    VersionReply,
-)
+from llm_core.serving.reply_schema import ChatReply, CompletionReply
+from llm_core.serving.state_schema import HealthReply, ModelEntry, ModelList, ReadyReply, VersionReply
 from tests.llm_core.serving.families import fits, refusal
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -71,7 +64,7 @@ def test_replies_are_as_the_document_says(client: TestClient) -> None:
     ("path", "values"),
     [
         ("/v1/completions", {"prompt": "The", "max_tokens": 0, "echo": True}),
-        ("/v1/completions", {"prompt": "The", "max_tokens": 2.0, "temperature": 0, "seed": None, "stop": None}),
+        ("/v1/completions", {"prompt": "The", "max_tokens": 2.0, "temperature": 0, "seed": 2**70, "stop": None}),
         ("/v1/completions", {"prompt": [1.0, 2], "max_tokens": 1, "tools": [], "response_format": {"type": "text"}}),
         ("/v1/completions", {"prompt": "The", "max_tokens": 1, "logit_bias": {"7": 3}}),
         ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 1, "logprobs": True, "top_logprobs": 1}),
@@ -133,6 +126,6 @@ def test_strange_json_is_refused(client: TestClient, body: str) -> None:
 
 
 def test_huge_numbers_are_refused(client: TestClient) -> None:
-    for values in ({"seed": 10**30}, {"temperature": 10**400}, {"max_tokens": -(10**30)}, {"prompt": [10**100]}):
+    for values in ({"n": 10**30}, {"temperature": 10**400}, {"max_tokens": -(10**30)}, {"prompt": [10**100]}):
         response = client.post("/v1/completions", content=json.dumps({"model": "tiny", "prompt": "The", **values}))
         assert refusal(response)[0] == 400, values
