@@ -77,6 +77,11 @@ class Codec:
         """Number of ids, special ones included."""
         return 1 + max(self.rust.get_vocab().values())
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Letters of the longest token; of byte-level vocabularies a letter stands for a byte."""
+        return max(map(len, self.rust.get_vocab()))
+
     @property
     def chat_template(self) -> str | None:
         """The template that the folder has for conversations."""

@@ -196,12 +196,15 @@ class QuestionAnswering(Understanding):
             try:
                 next(reading)
             except StopIteration as end:
+                if top_k == 1 and not end.value:
+                    raise ValueError("no token of the context could be an answer; give a context with words") from None
                 return end.value[0] if top_k == 1 else end.value
 
     def reading(
         self, question: str, context: str, top_k: int, max_answer_len: int, doc_stride: int = 128
     ) -> Generator[None, None, list[dict[str, Any]]]:
-        """The likeliest answers, best first; yields after each window, so that others get their turn."""
+        """The likeliest answers, best first, none where the context has no token; yields after each window, so that
+        others get their turn."""
         if not question.strip() or not context.strip():
             raise ValueError("question and context must both have text")
         windows = self.windows(question, context, doc_stride)
@@ -225,8 +228,6 @@ class QuestionAnswering(Understanding):
             for window, scores in zip(windows, logits, strict=True)
             for answer in self._spans(window, scores, top_k, max_answer_len)
         ]
-        if not found:
-            raise ValueError("no token of the context could be an answer; give a context with words")
         answers: dict[tuple[int, int], dict[str, Any]] = {}
         for score, start, end in sorted(found, reverse=True):  # a span of two windows counts once
             answer = {"score": score, "start": start, "end": end, "answer": context[start:end]}

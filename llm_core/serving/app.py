@@ -38,9 +38,9 @@ def create_app(
     )
     app.state.service, app.state.samples = service, samples
     for prefix in ("/v1", ""):
-        for module in (openai, embeddings, tasks):
+        for module in (openai, embeddings, tasks, card, feedback):
             app.include_router(module.router, prefix=prefix)
-    for module in (card, tokens, status, page, feedback):
+    for module in (tokens, status, page):
         app.include_router(module.router)
     install_handlers(app)
     # The last is the outermost: around the access check are only those who watch.

@@ -54,20 +54,10 @@ def _explained(model: LoadedModel, body: ExplainRequest, question: _Question) ->
     config = network.config
     padding = (model.codec.special_id("pad_token"), getattr(config, "pad_id", None), config.end_id)
     pad_id = next((token_id for token_id in padding if token_id is not None), None)
-    try:
-        return (
-            yield from explaining(
-                network,
-                question.ids,
-                question.score,
-                kept=kept,
-                baseline=body.baseline,
-                pad_id=pad_id,
-                steps=body.steps,
-            )
-        )
-    except ValueError as problem:
-        raise invalid(str(problem), "baseline") from problem
+    if body.baseline == "pad" and pad_id is None:
+        raise invalid(f"baseline 'pad': {model.name} has no padding; take 'zero' or 'mean'", "baseline")
+    settings: Any = {"baseline": body.baseline, "pad_id": pad_id, "steps": body.steps}
+    return (yield from explaining(network, question.ids, question.score, kept=kept, **settings))
 
 
 def _label_question(model: LoadedModel, body: ExplainRequest) -> _Question:

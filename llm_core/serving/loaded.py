@@ -126,7 +126,7 @@ class LoadedModel:
 
     def require_readable(self, text: str) -> None:
         """Raise ContextExceeded for a text that is too long whatever its tokens, before a megabyte is cut into them."""
-        most = self.context * self.tokenizer.longest_token
+        most = self.context * self.codec.longest_token
         if len(text) > most:
             raise ContextExceeded(
                 f"this model's context is {self.context} tokens, which hold at most {most} characters, and the prompt "

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llm_core.serving.hosting import Host
     from llm_core.serving.jobs import Answer
     from llm_core.serving.loaded import LoadedModel
+    from llm_core.serving.workers import Workers
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000, 100_000)
@@ -25,9 +26,9 @@ QUEUE_METRIC = f"tidemill_{WAITING}"
 class Metrics:
     """The numbers of one server; answers are counted under their line, whichever version wrote them."""
 
-    def __init__(self, host: Host, engine: Engine) -> None:
+    def __init__(self, host: Host, engine: Engine, workers: Workers) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Moment(host, engine))  # type: ignore[arg-type]  # any object with collect() will do
+        self._registry.register(_Moment(host, engine, workers))  # type: ignore[arg-type]  # any object with collect() will do
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts.")
         self._generation_tokens = self._counter("vllm:generation_tokens", "Tokens of answers.")
         self._cache_queries = self._counter("vllm:prefix_cache_queries", "Tokens looked up in the prefix cache.")
@@ -111,8 +112,8 @@ class Metrics:
 class _Moment:
     """What is true when it is asked for: queues and blocks in use."""
 
-    def __init__(self, host: Host, engine: Engine) -> None:
-        self._host, self._engine = host, engine
+    def __init__(self, host: Host, engine: Engine, workers: Workers) -> None:
+        self._host, self._engine, self._workers = host, engine, workers
 
     def collect(self) -> Iterator[Metric]:
         running = GaugeMetricFamily("vllm:num_requests_running", "Answers being written.", labels=["model_name"])
@@ -128,3 +129,4 @@ class _Moment:
         yield from (running, waiting, usage)
         yield GaugeMetricFamily(QUEUE_METRIC, "Answers that wait, over all lines.", self._engine.num_waiting)
         yield GaugeMetricFamily("tidemill_num_requests_open", "Answers that wait or run.", self._engine.num_open)
+        yield GaugeMetricFamily("tidemill_num_tasks_open", "Work beside the engine.", self._workers.num_open)

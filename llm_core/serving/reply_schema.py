@@ -1,4 +1,4 @@
-"""The replies of OpenAI's routes and of those that tell the server's state, as the API's document describes them.
+"""The replies of OpenAI's routes and those for tokens, as the API's document describes them.
 
 Nothing is checked against these classes while the server answers, since that would slow it down; tests do it.
 """
@@ -193,80 +193,6 @@ class TokenizerInfo(Part):
     roles: dict[str, int]
     """Ids of the tokens that have a role, such as eos_token."""
     chat_template: str | None
-
-
-class ModelFacts(Part):
-    """Facts about a version."""
-
-    name: str
-    version: str
-    artifact: str
-    """Digest of the files."""
-    key: str
-    """sha256 of everything that the weights follow from."""
-    context: int
-    vocab_size: int
-    num_parameters: int
-    has_chat_template: bool
-    task: str
-    """What the model's head is for."""
-    routes: list[str]
-    """The routes that it answers."""
-
-
-class ModelEntry(Part):
-    """A model as OpenAI's lists have it."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    tidemill: ModelFacts
-
-
-class ModelList(Part):
-    """GET /v1/models."""
-
-    object: Literal["list"]
-    data: list[ModelEntry]
-
-
-class HealthReply(Part):
-    """GET /health."""
-
-    status: Literal["ok"]
-
-
-class RegistryState(Part):
-    """What the registry says of a line."""
-
-    champion: str | None
-    refused: str | None
-    refused_because: str | None
-    registry_error: str | None
-
-
-class LineState(Part):
-    """What a line serves."""
-
-    model: ModelFacts | None
-    previous: str | None
-    registry: RegistryState
-
-
-class ReadyReply(LineState):
-    """GET /ready: the first line's state, and that of all lines."""
-
-    status: Literal["ready", "waiting", "draining"]
-    line: str
-    lines: dict[str, LineState]
-
-
-class VersionReply(ReadyReply):
-    """GET /version."""
-
-    tidemill: str
-    """The server's own version."""
 
 
 EVENTS = "text/event-stream"

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from llm_core.generate import Sampling
+from llm_core.serving.body import Body
 from llm_core.serving.constraint import ANY_OBJECT
 
-MAX_KEYS = 100
 MAX_IDS = 131_072
 MAX_ANSWERS = 32
 """Answers of one request: prompts times n."""
@@ -39,53 +39,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],),
     "web_search_options": (),
 }
-
-
-class Body(BaseModel):
-    """Part of a request; a key it does not know is an error."""
-
-    # Strict: "3" is no number, as the document says.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty(cls, values: Any) -> Any:
-        """Null means "not given", as in OpenAI's API, and 3.0 is the integer 3, as in JSON."""
-        if not isinstance(values, dict):
-            return values
-        if len(values) > MAX_KEYS:  # each unknown one would become an error of its own
-            raise PydanticCustomError("invalid_value", "an object has at most {limit} keys here", {"limit": MAX_KEYS})
-        return {key: _whole(value) for key, value in values.items() if value is not None}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema with what `_without_empty` allows: null wherever a value may be left out."""
-        schema = handler(core)
-        described = handler.resolve_ref_schema(schema)
-        for name, field in described["properties"].items():
-            if name not in described.get("required", ()):
-                described["properties"][name] = _or_null(field)
-        return schema
-
-
-def _whole(value: Any, depth: int = 2) -> Any:
-    """Whole numbers as int, in lists of lists at most: no request has them deeper."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if depth and isinstance(value, list) and not {float, list}.isdisjoint(map(type, value)):
-        return [_whole(each, depth - 1) for each in value]
-    return value
-
-
-def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:
-    null: JsonSchemaValue = {"type": "null"}
-    if null in field.get("anyOf", ()):
-        return field
-    told: JsonSchemaValue = {key: field[key] for key in ("title", "description", "default") if key in field}
-    rest = {key: value for key, value in field.items() if key not in told}
-    return {"anyOf": [*rest["anyOf"], null] if set(rest) == {"anyOf"} else [rest, null], **told}
 
 
 class StreamOptions(Body):
@@ -157,7 +110,7 @@ class Generation(Body):
     response_format: ResponseFormat = TextFormat(type="text")
     """The form of the answer: text, a JSON object, or JSON of a schema. Only tokens that fit are drawn; an answer that
     reaches its length before its end is no whole JSON."""
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: int | None = None
     """Equal seeds and requests to one model version give equal answers."""
     n: int = Field(default=1, ge=1, le=MAX_ANSWERS)
     """Answers to each prompt."""
@@ -248,7 +201,7 @@ class Generation(Body):
             min_tokens=self.min_tokens,
             logit_bias={int(token_id): bias for token_id, bias in self.logit_bias.items()},
         )
-        # torch takes 64 bits; the sum may leave OpenAI's signed range.
+        # torch takes 64 bits; OpenAI's own range is signed.
         return [replace(common, seed=(first + number) % 2**64) for number in range(self.num_candidates)]
 
 

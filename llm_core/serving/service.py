@@ -28,7 +28,7 @@ class Service:
         self.most_seconds = most_seconds
         """How long a request may take; None for as long as it needs."""
         self.workers = Workers()
-        self.metrics = Metrics(host, engine)
+        self.metrics = Metrics(host, engine, self.workers)
         for line in host.lines.values():
             line.observers.append(self.metrics)
 

@@ -9,8 +9,9 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from llm_core.generate import Beams, Sampling
+from llm_core.serving.body import Body
 from llm_core.serving.reply_schema import Part, ReadUsage
-from llm_core.serving.schema import MAX_ANSWERS, Body, NotEmpty, StopText, StreamOptions
+from llm_core.serving.schema import MAX_ANSWERS, NotEmpty, StopText, StreamOptions
 
 MAX_TEXTS = 256
 """Texts of one request that are classified."""
@@ -95,7 +96,7 @@ class RewriteRequest(Body):
     """Choose among this many of the likeliest tokens; 0 for all."""
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     """Makes tokens of the new text less likely to come again; 1 changes nothing."""
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: int | None = None
     """Equal seeds and requests to one model version give equal texts."""
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] = Field(default=[])
     """Texts before which a new text ends; not with beam search."""

@@ -104,11 +104,6 @@ class Tokenizer:
         """Number of ids, special ones included."""
         return 1 + max(self._saved.get_vocab().values())
 
-    @cached_property
-    def longest_token(self) -> int:
-        """Bytes of the longest token."""
-        return max(map(len, self._bytes))
-
     @property
     def end_id(self) -> int:
         """The id behind (and, as a beginning, before) every document."""

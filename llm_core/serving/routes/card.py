@@ -14,7 +14,7 @@ from llm_core.serving.service import Serving, describe
 router = APIRouter()
 
 
-@router.get("/v1/models/{name}/card")
+@router.get("/models/{name}/card")
 async def model_card(name: str, service: Serving, caller: Calling) -> dict[str, Any]:
     """What a version is, what its folder says of itself, and where it came from."""
     model = service.named(name, caller)

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from llm_core.serving.body import Body
 from llm_core.serving.callers import Calling
 from llm_core.serving.errors import ApiError
 from llm_core.serving.samples import Judgement, Samples, consents
-from llm_core.serving.schema import Body
 
 router = APIRouter()
 
@@ -38,7 +38,7 @@ class Feedback(Body):
         return self
 
 
-@router.post("/v1/feedback")
+@router.post("/feedback")
 async def give_feedback(body: Feedback, request: Request, caller: Calling) -> dict[str, Any]:
     """Keep what somebody thinks of a response; `kept` says what was."""
     samples: Samples | None = request.app.state.samples

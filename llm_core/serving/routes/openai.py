@@ -8,9 +8,10 @@ from starlette.concurrency import run_in_threadpool
 
 from llm_core.serving import answering
 from llm_core.serving.callers import Calling
-from llm_core.serving.reply_schema import ChatReply, CompletionReply, ModelEntry, ModelList, or_events, whole
+from llm_core.serving.reply_schema import ChatReply, CompletionReply, or_events, whole
 from llm_core.serving.schema import ChatRequest, CompletionRequest
 from llm_core.serving.service import Serving, listed
+from llm_core.serving.state_schema import ModelEntry, ModelList
 
 router = APIRouter()
 

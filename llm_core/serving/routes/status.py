@@ -11,8 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from llm_core.serving.callers import require_admin
 from llm_core.serving.errors import RETRY_SECONDS
-from llm_core.serving.reply_schema import HealthReply, ReadyReply, VersionReply, whole
+from llm_core.serving.reply_schema import whole
 from llm_core.serving.service import Serving
+from llm_core.serving.state_schema import HealthReply, ReadyReply, VersionReply
 
 router = APIRouter()
 

@@ -87,7 +87,7 @@ BODIES: dict[str, bytes] = {
     "200,000 ids": asked(prompt=[1] * 200_000),
     "100,000 prompts": asked(prompt=["x"] * 100_000),
     "a prompt of a megabyte": asked(prompt="x " * 450_000),
-    "80,000 unknown keys": asked(**{f"k{number}": 1 for number in range(80_000)}),
+    "20,000 unknown keys": asked(**{f"k{number}": 1 for number in range(20_000)}),
     "200,000 stops": asked(stop=["x"] * 200_000),
     "a stop of a megabyte": asked(stop="x" * 1_000_000),
     "70,000 biases": asked(logit_bias={str(number): 1 for number in range(70_000)}),

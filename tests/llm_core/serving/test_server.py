@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -170,6 +171,20 @@ def test_sigterm_finishes_what_runs_refuses_what_is_new_and_exits_0(slow_artifac
         *_, last = stream
         assert last.choices[0].finish_reason == "length"
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.e2e
+def test_sigterm_lets_work_beside_the_engine_finish(slow_artifact: Artifact) -> None:
+    with server(slow_artifact) as (process, url), ThreadPoolExecutor() as pool:
+        texts = ["The state of our union is strong. " * 30] * 60
+        body = {"model": "tiny", "input": texts}
+        asking = pool.submit(httpx.post, f"{url}/v1/embeddings", json=body, timeout=60)
+        wait_until(lambda: "tidemill_num_tasks_open 1.0" in httpx.get(f"{url}/metrics").text, seconds=10)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{url}/ready").json()["status"] == "draining", seconds=5)
+        assert httpx.post(f"{url}/v1/embeddings", json={**body, "input": "The"}).status_code == 503
+        assert len(asking.result().json()["data"]) == len(texts)
+        assert process.wait(timeout=20) == 0
 
 
 @pytest.mark.e2e
