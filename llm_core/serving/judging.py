@@ -171,8 +171,11 @@ def _cut(text: str, models: Sequence[LoadedModel]) -> str:
 
 
 def _room_over(model: LoadedModel, text: str) -> int:
-    """Tokens that are too many."""
-    return len(model.encode_prompt(text)) - min(model.context, MOST_TOKENS)
+    """Tokens that are too many; of a text too long to be cut into them, one."""
+    try:
+        return len(model.encode_prompt(text)) - min(model.context, MOST_TOKENS)
+    except ContextExceeded:
+        return 1
 
 
 def _bits_per_byte(events: Sequence[Event], text: str) -> float | None:

@@ -58,11 +58,47 @@ class RegistryState(Part):
     registry_error: str | None
 
 
+class ComparisonState(Part):
+    """One thing in which a challenger may be worse."""
+
+    what: str
+    champion: float
+    challenger: float
+    num_champion: int
+    num_challenger: int
+    p_value: float
+
+
+class TrialState(Part):
+    """A challenger beside the champion."""
+
+    challenger: str
+    percent: float
+    shadow: bool
+    min_requests: int
+    looks: int
+    alpha: float
+    max_slowdown: float
+    max_loss: float
+    challenge: str
+    """Hash of the ledger's entry that began it."""
+    answers: dict[str, int]
+    """Answers seen of each side."""
+    texts: int
+    """Texts that both have read."""
+    next_look: int
+    """Number of the challenger's answers at which it is compared again."""
+    verdict: Literal["running", "passed", "reverted"]
+    reason: str
+    comparisons: list[ComparisonState]
+
+
 class LineState(Part):
     """What a line serves."""
 
     model: ModelFacts | None
     previous: str | None
+    trial: TrialState | None
     registry: RegistryState
 
 
