@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
+    from llm_core.serving.canary import Verdict
     from llm_core.serving.loaded import LoadedModel
 
 logger = logging.getLogger("llm_core.serving.announce")
@@ -36,6 +37,14 @@ class Announcer:
     def refused(self, line: str, version: str, reason: str) -> None:
         """``tidemill.model.refused``: a version should serve and may not."""
         self._put("refused", line, {"version": version, "reason": reason})
+
+    def challenged(self, line: str, challenger: LoadedModel) -> None:
+        """``tidemill.model.challenged``: a version is tried beside the champion."""
+        self._put("challenged", line, {"version": challenger.name})
+
+    def judged(self, line: str, version: str, verdict: Verdict) -> None:
+        """``tidemill.model.passed`` or ``tidemill.model.reverted``: the verdict on a challenger."""
+        self._put(verdict.outcome, line, {"version": version, "reason": verdict.reason})
 
     def _put(self, what: str, line: str, facts: dict[str, Any]) -> None:
         event = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.batch_cli import batch
+from flows.challenge_cli import challenge
 from flows.data_cli import clean
 from flows.generate_cli import generate
 from flows.keys_cli import keys_app
@@ -204,6 +205,9 @@ def rollback(
     entry = champions.rollback(ledger, line, reason)
     champions.project(ledger, tracker, line)
     print(f"{line}@{entry.body['version']} is champion again (ledger entry {entry.sequence})")
+
+
+app.command()(challenge)
 
 
 @app.command()

@@ -50,6 +50,8 @@ def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:
     )
     console.print(_score_table(summary["metrics"]))
     console.print(_paired_test(summary))
+    if trial := summary.get("trial"):
+        console.print(Panel(f"{trial['outcome']}: {trial['reason']}", title="tried in service", title_align="left"))
     for sample in summary["samples"]:
         console.print(
             Panel(Text(sample["prompt"], style="bold") + Text(sample["text"]), title="sample", title_align="left")

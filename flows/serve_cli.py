@@ -74,7 +74,7 @@ def serve(
         serve_on(FolderRegistry(model), admit=lambda version: None)
         return
 
-    from tasks import champions
+    from tasks import challenges, champions
     from tasks.ledger import Ledger
     from tasks.services import mlflow_store, prepare_mlflow, tracking_uri
 
@@ -87,7 +87,8 @@ def serve(
     def admit(version: RegisteredVersion) -> None:
         champions.admit(ledger, version)
 
-    serve_on(MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served"), admit=admit)
+    registry = MlflowRegistry(tracking_uri(ws.home), cache=ws.home / "served")
+    serve_on(registry, admit=admit, admit_challenger=partial(challenges.admit, ledger))
 
 
 def _alias(text: str) -> tuple[str, str]:

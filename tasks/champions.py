@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 from typing import TYPE_CHECKING
 
+from tasks import challenges
 from tasks.ledger import MOVES, Entry, Ledger, LedgerError
 
 if TYPE_CHECKING:
@@ -13,9 +14,14 @@ if TYPE_CHECKING:
 
 
 def project(ledger: Ledger, tracker: Tracker, line: str) -> None:
-    """Make MLflow's aliases `champion` and `previous` say what the ledger says; harmless to repeat."""
-    from tasks.tracking import CHAMPION, PREVIOUS
+    """Make MLflow's aliases `champion`, `previous` and `challenger` say what the ledger says; harmless to repeat."""
+    from tasks.tracking import CHALLENGER, CHAMPION, PREVIOUS
 
+    challenge = challenges.current(ledger, line)
+    if challenge is not None:
+        tracker.point(line, CHALLENGER, challenge.body["version"])
+    elif challenges.newest(ledger, line) is not None:
+        tracker.unpoint(line, CHALLENGER)
     champion, previous = ledger.champion(line), previous_champion(ledger, line)
     if previous is not None:
         tracker.point(line, PREVIOUS, previous.body["version"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm_core.artifact import Artifact
 from llm_core.config import Evaluate, Gate
+from tasks import challenges
 from tasks.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
@@ -48,10 +49,17 @@ class Evidence:
 
 
 def gate(
-    cfg: Gate, seed: int, version: Entry, report: Artifact, score_opponent: ScoreOpponent, ledger: Ledger
+    cfg: Gate,
+    seed: int,
+    version: Entry,
+    report: Artifact,
+    score_opponent: ScoreOpponent,
+    ledger: Ledger,
+    is_tried: bool = False,
 ) -> Entry:
     """The `decided` entry of this version against the present champion; promotes in the same step where it says so.
 
+    A version that is tried in service first (`is_tried`) is not moved here; a line's first champion always is.
     A version that is champion already gets the entry that made it so; an equal question gets the earlier answer.
     """
     champion = ledger.champion(version.line)
@@ -65,19 +73,21 @@ def gate(
         outcome, reason = decide(cfg, evidence, _veto(ledger, version))
         body = {**_subject(version), "outcome": outcome, "reason": reason, "evidence": asdict(evidence)}
         decided = ledger.append("decided", version.line, question, body)
-    if decided.body["outcome"] != "promote":
+    if decided.body["outcome"] != "promote" or (is_tried and champion is not None):
         return decided
     body = {**_subject(version), "decision": decided.hash, "reason": decided.body["reason"]}
     return ledger.move("promoted", version.line, decided.hash, body, expected=champion.hash if champion else None)
 
 
 def answer(cfg: Gate, version: Entry, report: Artifact, ledger: Ledger) -> Entry | None:
-    """What the ledger knows already: this version is champion, or lost against this champion with this report."""
+    """What the ledger knows already: this version is champion, or lost against this one, at the gate or in service."""
     champion = ledger.champion(version.line)
     if champion is not None and champion.body["version"] == version.body["version"]:
         return champion
     decided = ledger.find("decided", _question(cfg, version, report, champion))
-    return decided if decided is not None and decided.body["outcome"] != "promote" else None
+    if decided is None or (decided.body["outcome"] == "promote" and challenges.lost(ledger, decided) is None):
+        return None
+    return decided
 
 
 def compare(cfg: Gate, seed: int, report: Artifact, champion: Entry | None, score_opponent: ScoreOpponent) -> Evidence:

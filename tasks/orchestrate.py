@@ -26,7 +26,7 @@ from prefect.tasks import Task
 from llm_core.artifact import Artifact, ArtifactError, Observer
 from llm_core.config import Recipe
 from llm_core.inventory import Inventory
-from tasks import champions
+from tasks import canary, challenges, champions
 from tasks.accounts import REPORTED, report_place, reported
 from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
@@ -38,7 +38,7 @@ from tasks.lineage import Code, Records, intent, lock_md5, run_facts
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.register import register as register_stage
-from tasks.services import server_of_line
+from tasks.services import running_server_of_line, server_of_line
 from tasks.stages import STAGES, Stage, use_recipe
 from tasks.summary import StageRow, Summary, effect_row, pure_row
 from tasks.tracking import MetricSpool, Tracker
@@ -53,6 +53,7 @@ TIMEOUT_SECONDS = {
     "tokenizer": 6 * HOUR,
     "tokenize": 12 * HOUR,
     "train": 168 * HOUR,
+    "deploy": 26 * HOUR,  # a version may be tried for a day before
 }
 DEFAULT_TIMEOUT_SECONDS = 2 * HOUR
 RETRIES, RETRY_SECONDS = 2, 5
@@ -145,7 +146,8 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
 
     memo = run.ws.home / "scores"
     remember_scores(run.recipe.evaluate, version.body["artifact"], report, memo)
-    entry = gate_stage(run.recipe.gate, run.recipe.seed, version, report, score_opponent, run.ledger)
+    is_tried = run.recipe.deploy.canary_percent > 0 and run.recipe.model.writes_text
+    entry = gate_stage(run.recipe.gate, run.recipe.seed, version, report, score_opponent, run.ledger, is_tried)
     champions.project(run.ledger, run.tracker, version.line)
     return entry
 
@@ -153,8 +155,10 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
 def deploy(run: Run, decision: Entry) -> Entry:
     """A served answer of the champion; a decision that moved nothing leaves the served champion alone.
 
-    A champion that writes no text is registered, for who loads it by its alias; no server follows it.
+    Where the recipe wants a version tried first, that comes before its promotion. A champion that writes no text is
+    registered, for who loads it by its alias; no server follows it.
     """
+    decision = _tried(run, decision)
     champion = run.ledger.champion(decision.line)
     if decision.kind not in MOVES or champion is None or not run.recipe.model.writes_text:
         return decision
@@ -165,6 +169,25 @@ def deploy(run: Run, decision: Entry) -> Entry:
     with temporary(server_of_line(run.ws.home, run.ws.root, decision.line, cfg.port)) as server:
         assert server.url is not None
         return deploy_stage(cfg, champion, server.url, run.ledger)
+
+
+def _tried(run: Run, decision: Entry) -> Entry:
+    """The promotion of a version that the traffic says nothing against, or the end of its challenge."""
+    ledger, line = run.ledger, decision.line
+    if (lost := challenges.lost(ledger, decision)) is not None:
+        return lost
+    if not canary.is_tried(run.recipe.deploy, decision):
+        return decision
+    challenge = canary.begin(run.recipe.deploy, decision, ledger)
+    champions.project(ledger, run.tracker, line)
+    server = running_server_of_line(run.ws.home, line)
+    ended = canary.conclude(run.recipe.deploy, challenge, server.url if server else None, ledger)
+    if ended.body["outcome"] == "passed":
+        body = {name: ended.body[name] for name in ("version", "artifact", "run", "reason")}
+        body |= {"decision": decision.hash, "challenge": ended.hash}
+        ended = ledger.move("promoted", line, decision.hash, body, expected=challenge.body["champion"])
+    champions.project(ledger, run.tracker, line)
+    return ended
 
 
 class PrefectProgress:

@@ -118,6 +118,12 @@ def server_of_line(home: Path, root: Path, line: str, port: int) -> Service:
     return replace(other, name=f"model-{line}")
 
 
+def running_server_of_line(home: Path, line: str) -> Running | None:
+    """The model server of this home that serves `line`, if one runs."""
+    candidates = (find(home, name) for name in ("model", f"model-{line}"))
+    return next((found for found in candidates if found is not None and _line_of(found) == line), None)
+
+
 def worker(home: Path, workspace: Path, api: str) -> Service:
     """A Prefect worker that runs one flow at a time in the git worktree `workspace`; `api` is the server's API URL."""
     name = workspace.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llm_core.artifact import Artifact
 from llm_core.config import Recipe
+from tasks import challenges
 from tasks.gate import answer
 from tasks.ledger import MOVES, Ledger
 from tasks.register import key as version_key
@@ -25,7 +26,7 @@ def settled(ws: Workspace, recipe: Recipe) -> Summary | None:
     if version is None or decision is None:
         return None
     is_served = decision.kind in MOVES and recipe.model.writes_text
-    served = ledger.find("served", decision.hash) if is_served else decision
+    served = ledger.find("served", decision.hash) if is_served else challenges.lost(ledger, decision) or decision
     if served is None:
         return None
     effects = {"register": version, "gate": decision, "deploy": served}

@@ -57,6 +57,8 @@ class Summary:
     samples: list[Mapping[str, str]]
     decision: Mapping[str, Any]
     """Body of the ledger's decision about the version; empty where there is none yet."""
+    trial: Mapping[str, Any]
+    """Body of the ledger's entry about how it did in service before; empty where it was not tried."""
     promoted: bool
     """Whether the version is or was champion."""
     served: Mapping[str, Any]
@@ -71,6 +73,7 @@ class Summary:
         champion = ledger.champion(line)
         served = ledger.find("served", champion.hash) if champion else None
         decisions = _about(ledger, version, ("decided",))
+        trials = _about(ledger, version, ("challenge_ended",))
         return cls(
             recipe=recipe.name,
             line=line,
@@ -80,6 +83,7 @@ class Summary:
             metrics=json.loads((report.path / "metrics.json").read_text(encoding="utf-8")),
             samples=json.loads((report.path / "samples.json").read_text(encoding="utf-8")),
             decision=decisions[-1].body if decisions else {},
+            trial=trials[-1].body if trials else {},
             promoted=bool(_about(ledger, version, MOVES)),
             served=served.body if served else {},
         )
@@ -108,6 +112,9 @@ def effect_row(stage: str, entry: Entry, fresh: bool, seconds: float) -> StageRo
     """The row of an effect; its digest is the ledger entry's hash."""
     if stage == "deploy" and entry.kind == "decided":
         return StageRow(stage, "left", "the version was not promoted", round(seconds, 2), entry.line, "", entry.hash)
+    if stage == "deploy" and entry.kind == "challenge_ended":
+        state, because = entry.body["outcome"], str(entry.body["reason"])
+        return StageRow(stage, state, because, round(seconds, 2), entry.line, "", entry.hash)
     if stage == "deploy" and entry.kind != "served":
         return StageRow(stage, "left", "the model writes no text", round(seconds, 2), entry.line, "", entry.hash)
     reason = str(

@@ -48,7 +48,7 @@ BATCH_METRICS = 800
 LONGEST_LINE_BYTES = 2**16
 MODEL_FOLDER = "artifacts/model"
 """Where a version's MLflow model holds the model artifact."""
-CHAMPION, PREVIOUS = "champion", "previous"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,11 @@ class Tracker:
         aliases: Mapping[str, Any] = self.client.get_registered_model(line).aliases
         if str(aliases.get(alias)) != str(number):
             self.client.set_registered_model_alias(line, alias, str(number))
+
+    def unpoint(self, line: str, alias: str) -> None:
+        """Make an alias point at nothing; a no-op where it does already."""
+        if alias in self.client.get_registered_model(line).aliases:
+            self.client.delete_registered_model_alias(line, alias)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)

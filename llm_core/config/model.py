@@ -208,3 +208,17 @@ class Deploy(Section):
     """Length of that answer."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     """How long the server may take to serve the new champion."""
+    canary_percent: float = Field(default=0.0, ge=0, le=50)
+    """Share of the askers, in percent, that a better version answers before it is champion; 0 promotes at once."""
+    canary_shadow: bool = False
+    """The champion goes on to answer all; the new version gets copies of that share and its answers are thrown away."""
+    canary_minutes: float = Field(default=60.0, gt=0, le=1440)
+    """How long a run waits for the server's verdict; with too little traffic until then the gate's word counts."""
+    canary_min_requests: int = Field(default=50, ge=1)
+    """Answers of the new version before it is compared first; it has passed after four times as many."""
+    canary_alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """Risk of reverting a version that is not worse, over all comparisons."""
+    canary_max_slowdown: float = Field(default=1.5, ge=1)
+    """How many times the champion's its times may be."""
+    canary_max_loss: float = Field(default=0.01, ge=0)
+    """How many bits per byte more it may need for users' texts."""

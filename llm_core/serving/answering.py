@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from llm_core.generate import ContextExceeded, Sampling, Token
-from llm_core.serving.answers import Answers
+from llm_core.serving.answers import Answers, Ended
 from llm_core.serving.callers import Caller
 from llm_core.serving.chat import ChatError
 from llm_core.serving.constraint import Constraint, ConstraintError
@@ -127,10 +127,18 @@ def _echo(model: LoadedModel, prompt: str | Sequence[int], ids: Sequence[int]) -
 
 
 async def respond(
-    service: Service, jobs: Sequence[Job], reply: Reply, body: Generation | RewriteRequest, request: Request
+    service: Service,
+    jobs: Sequence[Job],
+    reply: Reply,
+    body: Generation | RewriteRequest,
+    request: Request,
+    watch: Ended | None = None,
 ) -> Response:
-    """Have the jobs written and answer in one piece or as a stream; stop writing as soon as the client is gone."""
-    answers = _submit(service, jobs, reply, request.state.caller)
+    """Have the jobs written and answer in one piece or as a stream; stop writing as soon as the client is gone.
+
+    `watch` hears of each answer's end too.
+    """
+    answers = _submit(service, jobs, reply, request.state.caller, watch)
     headers = {VERSION_HEADER: jobs[0].model.name}
     written = partial(_keep, request, body, reply)
     if body.stream:
@@ -256,10 +264,12 @@ def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: i
     return Choice(text=event.text, tokens=list(event.tokens))
 
 
-def _submit(service: Service, jobs: Sequence[Job], reply: Reply, caller: Caller) -> Answers:
+def _submit(service: Service, jobs: Sequence[Job], reply: Reply, caller: Caller, watch: Ended | None = None) -> Answers:
     def ended(answer: Answer, reason: str) -> None:
         service.metrics.answered(answer, reason)
         caller.charge(0, answer.num_tokens)
+        if watch is not None:
+            watch(answer, reason)
 
     try:
         answers = Answers(service.engine, jobs, ended, service.most_seconds)

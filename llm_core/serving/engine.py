@@ -42,6 +42,10 @@ class Engine:
         self._busy: list[Writer] = []
         """The models with open answers."""
         self._num_open = self._num_waiting = 0
+        self._spare: list[Answer] = []
+        """Those of the open answers that nobody waits for."""
+        self._leaving: list[Answer] = []
+        """Those of them that were cancelled: the next step takes them out."""
         self._changed = threading.Condition()
         self._is_draining = self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -57,7 +61,7 @@ class Engine:
 
     @property
     def num_open(self) -> int:
-        """Answers being written or waiting."""
+        """Answers being written or waiting, those in spare time aside."""
         return self._num_open
 
     @property
@@ -74,9 +78,16 @@ class Engine:
         """Take no new requests; those accepted go on. Safe to call from a signal handler: it takes no lock."""
         self._is_draining = True
 
-    def submit(self, job: Job, emit: Callable[[Event], None]) -> Answer:
+    @property
+    def max_open(self) -> int:
+        """Answers that may be open at once."""
+        return self._max_open
+
+    def submit(self, job: Job, emit: Callable[[Event], None], in_spare_time: bool = False) -> Answer:
         """Queue a job; `emit` is called in the engine's thread, with Finish or Failure last.
 
+        What is written in spare time takes nobody's place, and is cancelled as soon as somebody else asks; what is
+        only read is over within a step or two, and stays.
         Raises ContextExceeded for a prompt that is too long, Busy or Draining when it cannot be taken now.
         """
         answer = Answer(job, emit)
@@ -86,8 +97,12 @@ class Engine:
             if self._num_open >= self._max_open:
                 raise Busy(f"{self._num_open} answers are being written or wait already; ask again in a moment")
             self._arrived.append(answer)
-            self._num_open += 1
-            self._num_waiting += 1
+            if in_spare_time:
+                self._spare.append(answer)
+            else:
+                self._num_open += 1
+                self._num_waiting += 1
+                self._make_way()
             self._changed.notify()
         return answer
 
@@ -103,6 +118,10 @@ class Engine:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _make_way(self) -> None:
+        for answer in self._spare:
+            answer.is_cancelled = answer.is_cancelled or answer.limit > 0
 
     def _work(self) -> None:
         while not self._is_closed:
@@ -140,6 +159,10 @@ class Engine:
     def _count(self) -> None:
         with self._changed:
             runners = [model.runner for model in self._busy]
+            gone = [answer for answer in self._spare if answer.times.ended or answer in self._leaving]
+            self._spare = [answer for answer in self._spare if answer not in gone]
+            self._leaving = [answer for answer in self._spare if answer.is_cancelled]
             self._num_waiting = len(self._arrived) + sum(runner.num_waiting for runner in runners)
-            self._num_open = self._num_waiting + sum(runner.num_running for runner in runners)
+            num_running = sum(runner.num_running for runner in runners)
+            self._num_open = max(self._num_waiting + num_running - len(self._spare), 0)
             self._busy = [model for model in self._busy if model.runner.num_running + model.runner.num_waiting]

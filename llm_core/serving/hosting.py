@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from llm_core.serving.canary import Trial, Verdict
     from llm_core.serving.loaded import LoadedModel
     from llm_core.serving.registry import RegisteredVersion
 
@@ -28,16 +29,25 @@ class Following:
     refused_because: str | None = None
     registry_error: str | None = None
     """Why the registry could not be asked, the last time."""
+    challenger: str | None = None
+    """The version that the registry last named as challenger, on trial or not."""
+    challenger_refused_because: str | None = None
 
 
 class LineObserver(Protocol):
-    """Who wants to know what happens to a line, in the follower's thread."""
+    """Who wants to know what happens to a line, in one of the server's threads."""
 
     def swapped(self, line: str, before: LoadedModel | None, after: LoadedModel) -> None:
         """Another version took over."""
 
     def refused(self, line: str, version: str, reason: str) -> None:
         """A version should serve and may not."""
+
+    def challenged(self, line: str, challenger: LoadedModel) -> None:
+        """A version is tried beside the champion."""
+
+    def judged(self, line: str, version: str, verdict: Verdict) -> None:
+        """There is a verdict on the version on trial."""
 
 
 @dataclass
@@ -48,6 +58,8 @@ class Line:
     champion: LoadedModel | None = None
     previous: LoadedModel | None = None
     """Stays loaded, so that a revert takes no time."""
+    trial: Trial | None = None
+    """The challenger, and what is seen of it; over when another champion comes."""
     following: Following = field(default_factory=Following)
     last_used: float = 0.0
     """When it was asked last, in seconds of the monotonic clock."""
@@ -58,12 +70,32 @@ class Line:
     def install(self, model: LoadedModel) -> None:
         """Give new requests this model; running ones finish on theirs."""
         self.previous, self.champion, self.is_unloaded = self.champion, model, False
+        self.trial = None
         for observer in self.observers:
             observer.swapped(self.name, self.previous, model)
+
+    def begin(self, trial: Trial) -> None:
+        """Try a challenger beside the champion."""
+        self.trial = trial
+        for observer in self.observers:
+            if trial.model is not None:
+                observer.challenged(self.name, trial.model)
+
+    def judge(self, trial: Trial, verdict: Verdict) -> None:
+        """Tell a trial's verdict, if that trial is still the one of this line."""
+        if trial is self.trial:
+            for observer in self.observers:
+                observer.judged(self.name, trial.name, verdict)
 
     def refuse(self, name: str, reason: str) -> None:
         """Note a version that should serve and may not."""
         self.following = replace(self.following, refused=name, refused_because=reason)
+        for observer in self.observers:
+            observer.refused(self.name, name, reason)
+
+    def refuse_challenger(self, name: str, reason: str) -> None:
+        """Note a version that should be tried and may not."""
+        self.following = replace(self.following, challenger_refused_because=reason)
         for observer in self.observers:
             observer.refused(self.name, name, reason)
 
@@ -74,7 +106,7 @@ class Line:
 
     def unload(self) -> None:
         """Give the memory back once the last answers have ended."""
-        self.champion, self.previous, self.is_unloaded = None, None, True
+        self.champion, self.previous, self.trial, self.is_unloaded = None, None, None, True
 
     def loaded(self, version: RegisteredVersion) -> LoadedModel | None:
         """This very version, if it is in memory."""
@@ -82,7 +114,13 @@ class Line:
 
     def models(self) -> Iterator[LoadedModel]:
         """Those in memory, the champion first."""
-        yield from (model for model in (self.champion, self.previous) if model is not None)
+        challenger = self.trial.model if self.trial else None
+        yield from (model for model in (self.champion, self.previous, challenger) if model is not None)
+
+    def answering(self) -> Iterator[LoadedModel]:
+        """Those that answer who asks for them: all but a challenger that nobody should hear of."""
+        hidden = self.trial.model if self.trial and self.trial.canary.shadow else None
+        yield from (model for model in self.models() if model is not hidden)
 
 
 class Host:
@@ -113,8 +151,27 @@ class Host:
         for line in self.lines.values():
             yield from line.models()
 
+    def answering(self) -> Iterator[LoadedModel]:
+        """Every model that can be asked by its name."""
+        for line in self.lines.values():
+            yield from line.answering()
+
     def swapped(self, line: str, before: LoadedModel | None, after: LoadedModel) -> None:
-        """Keep to the memory allowed: versions before the present ones go first, then whole lines.
+        """Keep to the memory allowed."""
+        self._make_room(line, after)
+
+    def challenged(self, line: str, challenger: LoadedModel) -> None:
+        """Keep to the memory allowed."""
+        self._make_room(line, challenger)
+
+    def judged(self, line: str, version: str, verdict: Verdict) -> None:
+        """Nothing to do: a reverted challenger has left memory by itself."""
+
+    def refused(self, line: str, version: str, reason: str) -> None:
+        """Nothing to do: a refused version is not in memory."""
+
+    def _make_room(self, line: str, after: LoadedModel) -> None:
+        """Versions before the present ones go first, then whole lines.
 
         Of each the line that was not asked for the longest time; the one that was just loaded stays.
         """
@@ -126,9 +183,6 @@ class Host:
             if self._is_too_much() and each.champion is not None:
                 logger.info("%s is unloaded, the memory is needed for %s", each.champion.name, after.name)
                 each.unload()
-
-    def refused(self, line: str, version: str, reason: str) -> None:
-        """Nothing to do: a refused version is not in memory."""
 
     def _is_too_much(self) -> bool:
         return self._most_bytes is not None and sum(model.num_bytes for model in self.models()) > self._most_bytes

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:
+    from llm_core.serving.canary import Verdict
     from llm_core.serving.engine import Engine
     from llm_core.serving.hosting import Host
     from llm_core.serving.jobs import Answer
@@ -50,6 +51,7 @@ class Metrics:
         )
         self._refused = self._counter("tidemill:refused_versions", "Versions that should have served and may not.")
         self._swaps = self._counter("tidemill:swaps", "Times another version took over.")
+        self._verdicts = self._counter("tidemill:verdicts", "Verdicts on challengers on trial.", "outcome")
         self._info = Gauge(
             "tidemill:serving", "1 for the version that serves.", ("model_name", "version"), registry=self._registry
         )
@@ -102,6 +104,13 @@ class Metrics:
             self._info.remove(line, before.version.version)
         self._info.labels(line, after.version.version).set(1)
 
+    def challenged(self, line: str, challenger: LoadedModel) -> None:
+        """Nothing to count: the trial itself is asked."""
+
+    def judged(self, line: str, version: str, verdict: Verdict) -> None:
+        """Count a verdict."""
+        self._verdicts.labels(line, verdict.outcome).inc()
+
     def _counter(self, name: str, text: str, *more: str) -> Counter:
         return Counter(name, text, ("model_name", *more), registry=self._registry)
 
@@ -126,7 +135,21 @@ class _Moment:
             running.add_metric([line.name], sum(runner.num_running for runner in runners))
             waiting.add_metric([line.name], sum(runner.num_waiting for runner in runners))
             usage.add_metric([line.name], max((runner.cache_usage for runner in runners), default=0.0))
-        yield from (running, waiting, usage)
+        yield from (running, waiting, usage, *self._trials())
         yield GaugeMetricFamily(QUEUE_METRIC, "Answers that wait, over all lines.", self._engine.num_waiting)
         yield GaugeMetricFamily("tidemill_num_requests_open", "Answers that wait or run.", self._engine.num_open)
         yield GaugeMetricFamily("tidemill_num_tasks_open", "Work beside the engine.", self._workers.num_open)
+
+    def _trials(self) -> Iterator[Metric]:
+        """The challengers' shares, and how often each side was seen."""
+        labels = ["model_name", "version"]
+        share = GaugeMetricFamily(
+            "tidemill:trial_share", "Share of the askers that a challenger answers.", labels=labels
+        )
+        seen = CounterMetricFamily("tidemill:trial_answers", "Answers that a trial compares.", labels=[*labels, "side"])
+        for line in self._host.lines.values():
+            if (trial := line.trial) is not None:
+                share.add_metric([line.name, trial.name], trial.share)
+                for side, count in trial.counts().items():
+                    seen.add_metric([line.name, trial.name, side], count)
+        yield from (share, seen)

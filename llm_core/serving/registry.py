@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 ARTIFACT_TAG = "tidemill.artifact"
 KEY_TAG = "tidemill.key"
 CLIENT_SETTINGS = {
@@ -52,10 +52,13 @@ class RegisteredVersion:
 
 
 class Registry(Protocol):
-    """What the server asks of a registry; both calls may fail or take long, serving never waits for them."""
+    """What the server asks of a registry; all calls may fail or take long, serving never waits for them."""
 
     def champion(self, line: str) -> RegisteredVersion | None:
         """The version that should be served now, None as long as there is none."""
+
+    def challenger(self, line: str) -> RegisteredVersion | None:
+        """The version that should be tried beside it, mostly None."""
 
     def fetch(self, version: RegisteredVersion) -> Path:
         """A local folder with the version's model artifact; the caller verifies it."""
@@ -71,6 +74,9 @@ class FolderRegistry:
         artifact = Artifact.peek(self._folder, "model")
         return RegisteredVersion(line, version=artifact.digest[:12], artifact=artifact.digest, key=artifact.key)
 
+    def challenger(self, line: str) -> RegisteredVersion | None:
+        return None
+
     def fetch(self, version: RegisteredVersion) -> Path:
         return self._folder
 
@@ -84,11 +90,17 @@ class MlflowRegistry:
         self._client: MlflowClient | None = None
 
     def champion(self, line: str) -> RegisteredVersion | None:
+        return self._aliased(line, CHAMPION)
+
+    def challenger(self, line: str) -> RegisteredVersion | None:
+        return self._aliased(line, CHALLENGER)
+
+    def _aliased(self, line: str, alias: str) -> RegisteredVersion | None:
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
         try:
-            return _registered(self._connected().get_model_version_by_alias(line, CHAMPION))
+            return _registered(self._connected().get_model_version_by_alias(line, alias))
         except MlflowException as problem:
             # MLflow has no other way to say "no such line" (the first) or "no such alias" (the second).
             if problem.error_code in map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)):

@@ -20,7 +20,7 @@ from llm_core.serving import request_log
 from llm_core.serving.access import Gate
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import MAX_OPEN, Engine
-from llm_core.serving.follower import POLL_SECONDS, Follower
+from llm_core.serving.follower import POLL_SECONDS, AdmitChallenger, Follower, admit_no_challenger
 from llm_core.serving.hosting import Host
 from llm_core.serving.keys import Keys, read_keys
 from llm_core.serving.limits import Limiter
@@ -71,12 +71,14 @@ def serve(
     without_keys: bool = False,
     samples: Samples | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    admit_challenger: AdmitChallenger = admit_no_challenger,
 ) -> None:
     """Serve the champions of `lines` until SIGTERM or SIGINT, then finish what was begun and return.
 
-    `admit` raises for a version that may not serve. One CPU thread is the default: on small models more of them gain
-    little, and beside a training that holds the cores they wait for each other (130 tokens/s fell to 10 for 4M
-    parameters on two cores). Raises OpenToOthers, KeyFileError or PortTaken before anything is loaded.
+    `admit` raises for a version that may not serve, `admit_challenger` for one that may not be tried. One CPU thread is
+    the default: on small models more of them gain little, and beside a training that holds the cores they wait for each
+    other (130 tokens/s fell to 10 for 4M parameters on two cores). Raises OpenToOthers, KeyFileError or PortTaken
+    before anything is loaded.
 
     `keys` is the file of the API keys that are let in; usage is counted in a database beside it. Without it the server
     is open, which `without_keys` must say where not only this machine reaches it. `samples` is closed in the end.
@@ -91,7 +93,7 @@ def serve(
         stack.enter_context(listener)
         service = Service(lines, stack.enter_context(Engine(max_open)), request_seconds)
         for line in lines.lines.values():
-            stack.enter_context(Follower(line, registry, admit, settings, poll_seconds))
+            stack.enter_context(Follower(line, registry, admit, settings, poll_seconds, admit_challenger))
         gate = stack.enter_context(_gate(keys)) if keys is not None else None
         if samples is not None:
             stack.callback(samples.close)

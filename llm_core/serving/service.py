@@ -10,9 +10,11 @@ from fastapi import Depends, Request
 
 from llm_core.serving.abilities import routes_of
 from llm_core.serving.callers import Caller
+from llm_core.serving.canary import Trial
 from llm_core.serving.engine import Draining, Engine
 from llm_core.serving.errors import ApiError
 from llm_core.serving.hosting import Host, Line
+from llm_core.serving.judging import Judge
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.metrics import Metrics
 from llm_core.serving.workers import Work, Workers
@@ -29,6 +31,7 @@ class Service:
         """How long a request may take; None for as long as it needs."""
         self.workers = Workers()
         self.metrics = Metrics(host, engine, self.workers)
+        self.judge = Judge(engine)
         for line in host.lines.values():
             line.observers.append(self.metrics)
 
@@ -43,10 +46,21 @@ class Service:
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{line.name}: {_reason(line)}", "model_not_ready")
         if name == line.name or name in self.host.aliases:
             return champion
-        for model in line.models():
+        for model in line.answering():
             if name == model.name:
                 return model
         raise self._unknown(name)
+
+    def trial(self, name: str) -> Trial | None:
+        """The challenger of the line that is asked by this name; none for a certain version's."""
+        line = self.host.line_of(name)
+        return line.trial if line is not None and (name == line.name or name in self.host.aliases) else None
+
+    def rate(self, response_id: str, value: float) -> None:
+        """Let what somebody thinks of a response, from -1 to 1, count in the trial that it was part of."""
+        for line in self.host.lines.values():
+            if line.trial is not None:
+                line.trial.rate(response_id, value)
 
     def able(self, name: str, route: str, caller: Caller) -> LoadedModel:
         """The model that goes by this name; raises ApiError also where `route` is not for models of its kind."""
@@ -76,7 +90,7 @@ class Service:
         return {"status": status, "line": self.host.first.name, **lines[self.host.first.name], "lines": lines}
 
     def _unknown(self, name: str) -> ApiError:
-        names = [*self.host.lines, *self.host.aliases, *(model.name for model in self.host.models())]
+        names = [*self.host.lines, *self.host.aliases, *(model.name for model in self.host.answering())]
         message = f"the model {name!r} is not served here; there are {', '.join(map(repr, names))}"
         return ApiError(HTTPStatus.NOT_FOUND, message, "model_not_found", "model")
 
@@ -84,7 +98,8 @@ class Service:
 def _line_state(line: Line) -> dict[str, Any]:
     described = describe(line.champion) if line.champion else None
     previous = line.previous.name if line.previous else None
-    return {"model": described, "previous": previous, "registry": asdict(line.following)}
+    trial = line.trial.state() if line.trial else None
+    return {"model": described, "previous": previous, "trial": trial, "registry": asdict(line.following)}
 
 
 def _reason(line: Line) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
-from llm_core.serving import answering
+from llm_core.serving import answering, routing
 from llm_core.serving.callers import Calling
 from llm_core.serving.reply_schema import ChatReply, CompletionReply, or_events, whole
 from llm_core.serving.schema import ChatRequest, CompletionRequest
@@ -19,17 +18,15 @@ router = APIRouter()
 @router.post("/completions", responses=or_events(CompletionReply))
 async def create_completion(body: CompletionRequest, request: Request, service: Serving, caller: Calling) -> Response:
     """Continue a text."""
-    model = service.able(body.model, "completions", caller)
-    jobs, reply = await run_in_threadpool(answering.completion, model, caller.within_limits(body))
-    return await answering.respond(service, jobs, reply, body, request)
+    champion = service.able(body.model, "completions", caller)
+    return await routing.answer(service, champion, answering.completion, caller.within_limits(body), request)
 
 
 @router.post("/chat/completions", responses=or_events(ChatReply))
 async def create_chat_completion(body: ChatRequest, request: Request, service: Serving, caller: Calling) -> Response:
     """Answer in a conversation."""
-    model = service.able(body.model, "chat/completions", caller)
-    jobs, reply = await run_in_threadpool(answering.chat, model, caller.within_limits(body))
-    return await answering.respond(service, jobs, reply, body, request)
+    champion = service.able(body.model, "chat/completions", caller)
+    return await routing.answer(service, champion, answering.chat, caller.within_limits(body), request)
 
 
 @router.get("/models", responses=whole(ModelList))
@@ -38,7 +35,7 @@ async def list_models(service: Serving, caller: Calling) -> JSONResponse:
     names = {**{name: name for name in service.host.lines}, **service.host.aliases}
     lines = [(name, service.host.lines[line]) for name, line in names.items()]
     champions = [(name, line.champion) for name, line in lines if line.champion]
-    versions = [(model.name, model) for model in service.host.models()]
+    versions = [(model.name, model) for model in service.host.answering()]
     allowed = [(name, model) for name, model in (*champions, *versions) if caller.may_ask(model.version.line)]
     return JSONResponse({"object": "list", "data": [listed(name, model) for name, model in allowed]})
 

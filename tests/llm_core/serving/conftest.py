@@ -130,6 +130,7 @@ class MemoryRegistry:
     """A registry that holds what a test puts in; `error` makes it fail."""
 
     current: RegisteredVersion | None = None
+    tried: RegisteredVersion | None = None
     folders: dict[str, Path] = field(default_factory=dict)
     error: Exception | None = None
 
@@ -138,11 +139,17 @@ class MemoryRegistry:
             raise self.error
         return self.current
 
+    def challenger(self, line: str) -> RegisteredVersion | None:
+        return self.tried
+
     def fetch(self, version: RegisteredVersion) -> Path:
         return self.folders[version.name]
 
     def promote(self, version: RegisteredVersion, folder: Path) -> None:
         self.current, self.folders[version.name] = version, folder
+
+    def challenge(self, version: RegisteredVersion, folder: Path) -> None:
+        self.tried, self.folders[version.name] = version, folder
 
 
 @pytest.fixture

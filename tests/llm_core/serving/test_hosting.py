@@ -83,5 +83,8 @@ class SeveralLines:
     def champion(self, line: str) -> RegisteredVersion | None:
         return self.versions[line]
 
+    def challenger(self, line: str) -> RegisteredVersion | None:
+        return None
+
     def fetch(self, version: RegisteredVersion) -> Path:
         return self.folders[version.name]

@@ -1,0 +1,108 @@
+"""Which version answers a request: the champion, or a challenger on trial where the asker is of its share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from llm_core.serving.answering import respond
+from llm_core.serving.answers import Ended
+from llm_core.serving.canary import Trial
+from llm_core.serving.errors import ApiError
+from llm_core.serving.evidence import Side
+from llm_core.serving.jobs import Answer, Job
+from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.replies import Reply
+from llm_core.serving.schema import ChatRequest, CompletionRequest
+from llm_core.serving.service import Service
+
+Asked = TypeVar("Asked", CompletionRequest, ChatRequest)
+Build = Callable[[LoadedModel, Asked], tuple[list[Job], Reply]]
+"""Makes a request's jobs and reply for a version."""
+
+
+async def answer(service: Service, build: Build[Asked], body: Asked, request: Request) -> Response:
+    """The response to a request; raises ApiError for one that the champion cannot take either."""
+    champion, trial = service.named(body.model), service.trial(body.model)
+    if trial is None or _is_bound(body):
+        return await _write(service, build, champion, body, request)
+    asker = asker_of(body, request)
+    if trial.canary.shadow:
+        response = await _write(service, build, champion, body, request)
+        if trial.side(asker) == "challenger":
+            service.judge.copy(trial, champion, asker, lambda model: build(model, body)[0])
+    else:
+        response = await _tried(service, trial, asker, build, champion, body, request)
+    service.judge.read(trial, champion, asker, text_of(body))
+    return response
+
+
+def asker_of(body: CompletionRequest | ChatRequest, request: Request) -> str:
+    """Who asks: the request's user or conversation, else its API key, else somebody new."""
+    key_id = getattr(getattr(request.state, "caller", None), "key_id", None)
+    return body.user or body.safety_identifier or body.prompt_cache_key or key_id or secrets.token_hex(16)
+
+
+def text_of(body: CompletionRequest | ChatRequest) -> str:
+    """What a user wrote."""
+    if isinstance(body, CompletionRequest):
+        return next((prompt for prompt in body.prompts if isinstance(prompt, str)), "")
+    return "\n".join(message.plain()["content"] for message in body.messages)
+
+
+def _is_bound(body: CompletionRequest | ChatRequest) -> bool:
+    """Whether a request goes by the champion's own vocabulary: another version's token ids may mean something else."""
+    has_ids = isinstance(body, CompletionRequest) and not all(isinstance(prompt, str) for prompt in body.prompts)
+    return has_ids or bool(body.logit_bias)
+
+
+async def _tried(
+    service: Service,
+    trial: Trial,
+    asker: str,
+    build: Build[Asked],
+    champion: LoadedModel,
+    body: Asked,
+    request: Request,
+) -> Response:
+    """By the challenger if the asker is of its share; what it cannot answer, the champion does."""
+    side, challenger = trial.side(asker), trial.model
+    if challenger is None or not trial.takes(asker):
+        ended = _ended(service, trial, side, asker) if side == "champion" else None
+        return await _write(service, build, champion, body, request, ended)
+    try:
+        return await _write(service, build, challenger, body, request, _ended(service, trial, side, asker))
+    except ApiError as problem:
+        if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        response = await _write(service, build, champion, body, request)
+        if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # those that began have ended, and were noted then
+            trial.fail("challenger", asker)
+        return response
+
+
+async def _write(
+    service: Service,
+    build: Build[Asked],
+    model: LoadedModel,
+    body: Asked,
+    request: Request,
+    ended: Ended | None = None,
+) -> Response:
+    jobs, reply = await run_in_threadpool(build, model, body)
+    return await respond(service, jobs, reply, body, request, ended)
+
+
+def _ended(service: Service, trial: Trial, side: Side | None, asker: str) -> Ended:
+    def ended(answer: Answer, reason: str) -> None:
+        service.metrics.answered(answer, reason)
+        if side is not None:
+            trial.record(side, asker, answer, reason)
+
+    return ended
