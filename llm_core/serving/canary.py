@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm_core.serving.evidence import COMPARISONS, Answered, Comparison, Evidence, Pair, Side
+from llm_core.serving.evidence import COMPARISONS, FEWEST_ASKERS, Answered, Comparison, Evidence, Pair, Side
 
 if TYPE_CHECKING:
     from llm_core.serving.jobs import Answer
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 SLOTS = 10_000
 MOST_PERCENT = 50
 """As many askers of the champion are needed to compare with."""
-MIN_ASKERS = 10
-"""With fewer on either side nothing is said to be good."""
 
 Outcome = Literal["running", "passed", "reverted"]
 
@@ -194,6 +192,6 @@ def judge(canary: Canary, look: int, evidence: Evidence) -> Verdict:
     if worse := [comparison for comparison in comparisons if comparison.p_value < allowed]:
         return Verdict("reverted", "worse: " + "; ".join(map(str, worse)), comparisons)
     fewest = min(evidence.num_askers("champion"), evidence.num_askers("challenger"))
-    if look + 1 < canary.looks or fewest < MIN_ASKERS:
+    if look + 1 < canary.looks or fewest < FEWEST_ASKERS:
         return Verdict("running", f"nothing is worse after {look + 1} of {canary.looks} comparisons", comparisons)
     return Verdict("passed", "nothing is worse: " + "; ".join(map(str, comparisons)), comparisons)

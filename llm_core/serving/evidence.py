@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Side = Literal["champion", "challenger"]
 What = Literal["failures", "first token", "each token", "ratings", "bits per byte"]
 COMPARISONS: tuple[What, ...] = ("failures", "first token", "each token", "ratings", "bits per byte")
+FEWEST_ASKERS = 10
+"""With fewer on either side ranks say nothing: their usual approximation is wrong there, most of all with ties."""
 KEPT = 10_000
 """Newest answers, ratings and texts that are remembered."""
 
@@ -175,10 +177,10 @@ class Evidence:
         """Wilcoxon's signed ranks on the texts that both have read, those of an asker together."""
         from scipy.stats import wilcoxon
 
-        if not self._pairs:
-            return None
         champion = _by_asker((pair.asker, pair.champion) for pair in self._pairs)
         challenger = _by_asker((pair.asker, pair.challenger) for pair in self._pairs)
+        if len(champion) < FEWEST_ASKERS:
+            return None
         losses = challenger - champion - max_loss
         p_value = float(wilcoxon(losses, alternative="greater").pvalue) if losses.any() else 1.0
         count = len(losses)
@@ -192,7 +194,7 @@ def _greater(
     """Mann and Whitney's test of whether `upper` is greater than `lower`; the sides' own values are told."""
     from scipy.stats import mannwhitneyu
 
-    if not (len(champion) and len(challenger)):
+    if min(len(champion), len(challenger)) < FEWEST_ASKERS:
         return None
     p_value = float(mannwhitneyu(upper, lower, alternative="greater").pvalue)
     medians = float(np.median(champion)), float(np.median(challenger))

@@ -24,6 +24,7 @@ from llm_core.serving.errors import ApiError
 from llm_core.serving.evidence import Pair
 from llm_core.serving.jobs import Answer, Event, Failure, Finish, Job, Read
 from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.paged import PagedRunner
 from llm_core.tokenizer import TokenizerError
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Judge:
     def read(self, trial: Trial, champion: LoadedModel, asker: str, text: str) -> None:
         """Have both versions read a text."""
         text = text[:MOST_CHARACTERS]
-        if text and not reads_a_source(champion.network) and trial.wants(text):
+        if text and trial.wants(text):
             self._offer(lambda: self._read(trial, champion, asker, text))
 
     def copy(self, trial: Trial, champion: LoadedModel, asker: str, build: Build) -> None:
@@ -86,7 +87,9 @@ class Judge:
 
     def _read(self, trial: Trial, champion: LoadedModel, asker: str, text: str) -> None:
         challenger = trial.model
-        if challenger is None or (text := _cut(text, (champion, challenger))) == "":
+        if challenger is None or reads_a_source(champion.network) or reads_a_source(challenger.network):
+            return
+        if not (text := _cut(text, (champion, challenger))):
             return
         most_open = int(self._engine.max_open * BUSY_SHARE)
         found = []
@@ -153,7 +156,7 @@ class Judge:
 
 def _read_anew(job: Job) -> Job:
     """The job without what its model remembers of the prompt: the champion has just answered it."""
-    return job if reads_a_source(job.model.network) else replace(job, tells_prompt=True)
+    return replace(job, tells_prompt=True) if isinstance(job.model.runner, PagedRunner) else job
 
 
 def _cut(text: str, models: Sequence[LoadedModel]) -> str:
