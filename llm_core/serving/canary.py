@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm_core.serving.evidence import COMPARISONS, FEWEST_ASKERS, Answered, Comparison, Evidence, Pair, Side
+from llm_core.serving.evidence import COMPARISONS, FEWEST_ASKERS, KEPT, Answered, Comparison, Evidence, Pair, Side
 
 if TYPE_CHECKING:
     from llm_core.serving.jobs import Answer
@@ -95,6 +96,8 @@ class Trial:
         self._concluded = concluded
         self._evidence = Evidence()
         self._num_looks = 0
+        self._responses: OrderedDict[str, tuple[Side, str]] = OrderedDict()
+        """Who wrote the newest responses, and for whom, until somebody says what they think of one."""
         self._lock = threading.Lock()
 
     def side(self, asker: str) -> Side | None:
@@ -122,11 +125,18 @@ class Trial:
         """Note a request that this side could not take."""
         self._add(side, Answered(asker, is_failed=True))
 
-    def rate(self, version: str, value: float, asker: str) -> None:
-        """Note what somebody thinks of an answer by LINE@VERSION; larger is better."""
-        side: Side = "challenger" if version == self.name else "champion"
+    def wrote(self, response_id: str, side: Side, asker: str) -> None:
+        """Remember whose a response is, for who rates it."""
         with self._lock:
-            self._evidence.rate(side, asker, value)
+            self._responses[response_id] = side, asker
+            if len(self._responses) > KEPT:
+                self._responses.popitem(last=False)
+
+    def rate(self, response_id: str, value: float) -> None:
+        """Note what somebody thinks of a response, if it is one that is compared; larger is better."""
+        with self._lock:
+            if response_id in self._responses:
+                self._evidence.rate(*self._responses[response_id], value)
 
     def wants(self, text: str) -> bool:
         """Whether both versions should read this text; asked once for each."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from llm_core.serving.answering import respond
-from llm_core.serving.answers import Ended
 from llm_core.serving.canary import Trial
 from llm_core.serving.errors import ApiError
 from llm_core.serving.evidence import Side
@@ -27,18 +27,21 @@ Build = Callable[[LoadedModel, Asked], tuple[list[Job], Reply]]
 """Makes a request's jobs and reply for a version."""
 
 
-async def answer(service: Service, build: Build[Asked], body: Asked, request: Request) -> Response:
+async def answer(
+    service: Service, champion: LoadedModel, build: Build[Asked], body: Asked, request: Request
+) -> Response:
     """The response to a request; raises ApiError for one that the champion cannot take either."""
-    champion, trial = service.named(body.model), service.trial(body.model)
+    trial = service.trial(body.model)
+    write = partial(_write, service, build, body, request)
     if trial is None or _is_bound(body):
-        return await _write(service, build, champion, body, request)
+        return await write(champion)
     asker = asker_of(body, request)
     if trial.canary.shadow:
-        response = await _write(service, build, champion, body, request)
+        response = await write(champion)
         if trial.side(asker) == "challenger":
             service.judge.copy(trial, champion, asker, lambda model: build(model, body)[0])
     else:
-        response = await _tried(service, trial, asker, build, champion, body, request)
+        response = await _tried(trial, asker, champion, write)
     service.judge.read(trial, champion, asker, text_of(body))
     return response
 
@@ -62,26 +65,34 @@ def _is_bound(body: CompletionRequest | ChatRequest) -> bool:
     return has_ids or bool(body.logit_bias)
 
 
-async def _tried(
-    service: Service,
-    trial: Trial,
-    asker: str,
-    build: Build[Asked],
-    champion: LoadedModel,
-    body: Asked,
-    request: Request,
-) -> Response:
+class Watch(NamedTuple):
+    """Whose answers are compared, and for whom they are."""
+
+    trial: Trial
+    side: Side
+    asker: str
+
+    def ended(self, answer: Answer, reason: str) -> None:
+        """Note an answer's end."""
+        self.trial.record(self.side, self.asker, answer, reason)
+
+
+Write = Callable[..., Awaitable[Response]]
+"""Has a request answered by a model, watched where a second argument is given; raises ApiError."""
+
+
+async def _tried(trial: Trial, asker: str, champion: LoadedModel, write: Write) -> Response:
     """By the challenger if the asker is of its share; what it cannot answer, the champion does."""
     side, challenger = trial.side(asker), trial.model
+    watch = Watch(trial, side, asker) if side is not None else None
     if challenger is None or not trial.takes(asker):
-        ended = _ended(service, trial, side, asker) if side == "champion" else None
-        return await _write(service, build, champion, body, request, ended)
+        return await write(champion, watch if side == "champion" else None)
     try:
-        return await _write(service, build, challenger, body, request, _ended(service, trial, side, asker))
+        return await write(challenger, watch)
     except ApiError as problem:
         if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise
-        response = await _write(service, build, champion, body, request)
+        response = await write(champion)
         if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # those that began have ended, and were noted then
             trial.fail("challenger", asker)
         return response
@@ -90,19 +101,13 @@ async def _tried(
 async def _write(
     service: Service,
     build: Build[Asked],
-    model: LoadedModel,
     body: Asked,
     request: Request,
-    ended: Ended | None = None,
+    model: LoadedModel,
+    watch: Watch | None = None,
 ) -> Response:
     jobs, reply = await run_in_threadpool(build, model, body)
-    return await respond(service, jobs, reply, body, request, ended)
-
-
-def _ended(service: Service, trial: Trial, side: Side | None, asker: str) -> Ended:
-    def ended(answer: Answer, reason: str) -> None:
-        service.metrics.answered(answer, reason)
-        if side is not None:
-            trial.record(side, asker, answer, reason)
-
-    return ended
+    if watch is None:
+        return await respond(service, jobs, reply, body, request)
+    watch.trial.wrote(reply.id, watch.side, watch.asker)
+    return await respond(service, jobs, reply, body, request, watch.ended)

@@ -13,6 +13,7 @@ from llm_core.serving.body import Body
 from llm_core.serving.callers import Calling
 from llm_core.serving.errors import ApiError
 from llm_core.serving.samples import Judgement, Samples, consents
+from llm_core.serving.service import Serving
 
 router = APIRouter()
 
@@ -37,9 +38,14 @@ class Feedback(Body):
             raise PydanticCustomError("invalid_value", "give {param}, stars or correction", {"param": "rating"})
         return self
 
+    @property
+    def opinion(self) -> float | None:
+        """From -1, bad, to 1, good."""
+        return self.rating if self.rating is not None or self.stars is None else (self.stars - 3) / 2
+
 
 @router.post("/feedback")
-async def give_feedback(body: Feedback, request: Request, caller: Calling) -> dict[str, Any]:
+async def give_feedback(body: Feedback, request: Request, service: Serving, caller: Calling) -> dict[str, Any]:
     """Keep what somebody thinks of a response; `kept` says what was."""
     samples: Samples | None = request.app.state.samples
     if samples is None:
@@ -47,4 +53,6 @@ async def give_feedback(body: Feedback, request: Request, caller: Calling) -> di
         raise ApiError(HTTPStatus.NOT_FOUND, message, "feedback_off")
     judgement = Judgement(body.id, body.rating, body.stars, body.correction)
     consent = body.consent or consents(request.headers, {})
+    if (opinion := body.opinion) is not None:
+        service.rate(body.id, opinion)
     return {"object": "feedback", "id": body.id, "kept": samples.judge(judgement, caller.key_id, consent)}

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from fastapi.testclient import TestClient
 from torch import nn
 
 from llm_core.serving.app import Service, create_app
+from llm_core.serving.callers import Caller
 from llm_core.serving.canary import Canary, Trial
 from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
 from llm_core.serving.judging import FEWEST_TOKENS, _cut
 from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.samples import Samples
 from tests.llm_core.serving.test_metrics import numbers
 
 Script = Callable[..., LoadedModel]
@@ -213,7 +216,7 @@ def test_a_copy_gives_way_to_who_asks_and_begins_again(engine: Engine, service: 
     gate = threading.Semaphore(2)
     slow = script("new", version="2", gate=gate)
     trial = begin(service, slow, shadow=True)
-    service.judge.copy(trial, service.named("tiny"), "user", lambda model: jobs_of(model))
+    service.judge.copy(trial, service.named("tiny", Caller()), "user", lambda model: jobs_of(model))
     until(lambda: slow.network.num_calls == 2)
     with TestClient(create_app(service)) as client:
         asked = threading.Thread(target=ask, args=(client,))
@@ -232,14 +235,21 @@ def jobs_of(model: LoadedModel) -> Any:
     return completion(model, CompletionRequest(model="tiny", prompt="The", max_tokens=4))[0]
 
 
-def test_ratings_count_by_version(service: Service, script: Script) -> None:
-    trial = begin(service, script("new", version="2"))
-    for number in range(30):
-        service.rate("tiny@1", 1, f"a{number}")
-        service.rate("tiny@2", -1, f"b{number}")
-        service.rate("tiny@9", -1, f"c{number}")
-    (rated,) = trial._evidence.compare(1.5, 0.0)
-    assert (rated.what, rated.champion, rated.challenger, rated.num_champion) == ("ratings", 1, -1, 30)
+def test_feedback_counts_for_the_version_that_wrote_the_response(
+    service: Service, script: Script, tmp_path: Path
+) -> None:
+    trial = begin(service, script("new", ends=True, version="2"))
+    samples = Samples(tmp_path)
+    with TestClient(create_app(service, samples=samples)) as client:
+        for user in USERS:
+            given = ask(client, user=user).json()
+            opinion = {"stars": 1} if given["model"] == "tiny@2" else {"rating": 1}
+            assert client.post("/v1/feedback", json={"id": given["id"], **opinion}).status_code == 200
+        client.post("/v1/feedback", json={"id": "cmpl-unknown", "rating": -1})
+    samples.close()
+    taken = sum(map(trial.takes, USERS))
+    (rated,) = [each for each in trial._evidence.compare(1.5, 0.0) if each.what == "ratings"]
+    assert (rated.champion, rated.challenger, rated.num_champion) == (1, -1, len(USERS) - taken)
     assert rated.p_value < 1e-6
 
 
