@@ -187,3 +187,22 @@ def wait_until(is_true: Callable[[], bool]) -> None:
             return
         tick.wait(0.01)
     raise AssertionError("still not so after 5 seconds")
+
+
+def test_spare_time_work_takes_nobodys_place_and_leaves_when_somebody_asks(script: Any) -> None:
+    gate = threading.Semaphore(1)
+    spare, real = script("a", gate=gate, version="2"), script("b", ends=True)
+    with Engine(max_open=1) as engine:
+        left = engine.submit(job(spare, max_tokens=50), lambda event: None, in_spare_time=True)
+        assert engine.num_open == 0
+        ended = threading.Event()
+        engine.submit(job(real), lambda event: ended.set() if isinstance(event, Finish) else None)
+        assert left.is_cancelled
+        gate.release(5)
+        assert ended.wait(10)
+        for _ in range(500):
+            if spare.runner.num_running == 0 and engine.num_open == 0:
+                break
+            threading.Event().wait(0.01)
+        assert (spare.runner.num_running, engine.num_open) == (0, 0)
+        gate.release(100)
