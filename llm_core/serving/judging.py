@@ -143,7 +143,7 @@ class Judge:
             except queue.Empty:
                 if answer.is_cancelled:
                     return answer, []
-        return (None, []) if isinstance(found[-1], Failure) and found[-1].is_shutdown else (answer, found)
+        return (None, []) if isinstance(found[-1], Failure) and found[-1].kind == "shutdown" else (answer, found)
 
     def _has_time(self, most_open: int) -> bool:
         until = time.monotonic() + PATIENCE_SECONDS
