@@ -49,10 +49,10 @@ def end(ledger: Ledger, challenge: Entry, outcome: Outcome, reason: str, evidenc
     return ledger.append("challenge_ended", challenge.line, challenge.hash, body)
 
 
-def newest(ledger: Ledger, line: str) -> Entry | None:
-    """The last challenge of a line, over or not."""
+def newest(ledger: Ledger, line: str, number: int | None = None) -> Entry | None:
+    """The last challenge of a line, or of one of its versions, over or not."""
     found = [entry for entry in ledger.entries(line) if entry.kind == "challenged"]
-    return found[-1] if found else None
+    return next((entry for entry in reversed(found) if number in (None, entry.body["version"])), None)
 
 
 def current(ledger: Ledger, line: str) -> Entry | None:
@@ -78,17 +78,16 @@ def lost(ledger: Ledger, decision: Entry) -> Entry | None:
 def admit(ledger: Ledger, version: RegisteredVersion) -> Canary | None:
     """How a version is tried, None where its challenge is over.
 
-    Raises LedgerError unless the line's last challenge names this version and these bytes, with a valid signature.
+    Raises LedgerError unless the version's last challenge names these bytes, with a valid signature.
     """
     from llm_core.serving.canary import Canary
 
-    challenge = newest(ledger, version.line)
-    if challenge is None or str(challenge.body["version"]) != version.version:
-        named = f"version {challenge.body['version']}" if challenge else "nothing"
-        raise LedgerError(f"{version.name}: the ledger's challenger is {named}; the registry's alias was moved by hand")
+    challenge = newest(ledger, version.line, int(version.version))
+    if challenge is None:
+        raise LedgerError(f"{version.name}: the ledger has no challenge of it; the registry's alias was moved by hand")
     ledger.check(challenge)
     if challenge.body["artifact"] != version.artifact:
         raise LedgerError(f"{version.name}: its artifact is not the one that was to be tried")
-    if current(ledger, version.line) is None:
+    if current(ledger, version.line) != challenge:
         return None
     return Canary(**challenge.body["canary"], challenge=challenge.hash)

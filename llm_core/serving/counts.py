@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -16,3 +19,23 @@ class Counts:
     preemptions: int = 0
     """Times that an answer had to give its blocks back."""
     steps: int = 0
+    step_seconds: float = 0.0
+    """Time of the steps that are over."""
+    step_began: float = 0.0
+    """When the present one began, on the monotonic clock; 0 between steps."""
+
+    @property
+    def worked(self) -> float:
+        """Seconds spent in steps until now: a clock that stands still while other models have their turn."""
+        began = self.step_began
+        return self.step_seconds + (time.monotonic() - began if began else 0.0)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """One step, in the runner's thread."""
+        self.step_began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds, self.step_began = time.monotonic() - self.step_began, 0.0
+            self.step_seconds += seconds

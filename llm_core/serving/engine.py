@@ -151,7 +151,8 @@ class Engine:
 
     def _step(self, model: Writer) -> None:
         try:
-            model.runner.step()
+            with model.runner.counts.step():
+                model.runner.step()
         except Exception as problem:  # the boundary between models: one that fails must not end the others
             logger.exception("%s: a step failed", model.name)
             model.runner.fail_all(f"the answer could not be finished ({type(problem).__name__}: {problem})")

@@ -35,9 +35,12 @@ class Answered:
     is_failed: bool
     """It ended with an error, or its client left before anything came."""
     first: float | None = None
-    """Seconds to the first token, of an answer that was read to its end."""
+    """Seconds that its model worked until the first token, of an answer that was read to its end.
+
+    What the other version does meanwhile is left out: they take turns, so that a slow one makes both slow.
+    """
     each: float | None = None
-    """Seconds for each token behind it."""
+    """The same for each token behind it."""
 
     @classmethod
     def of(cls, asker: str, answer: Answer, reason: str) -> Answered:
@@ -48,8 +51,8 @@ class Answered:
         if not times.first_token:
             return cls(asker, is_failed=False)
         more = answer.num_tokens - 1
-        each = (times.ended - times.first_token) / more if more > 0 else None
-        return cls(asker, False, times.first_token - times.asked, each)
+        each = (times.worked_ended - times.worked_first_token) / more if more > 0 else None
+        return cls(asker, False, times.worked_first_token - times.worked_before, each)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from torch import nn
 from llm_core.generate import Sampling, Token, room_for_answer
 from llm_core.generate.stop import StopStrings, TextStream
 from llm_core.serving.constraint import Constraint
+from llm_core.serving.counts import Counts
 from llm_core.serving.registry import RegisteredVersion
 
 
 class Runner(Protocol):
     """Writes the answers of one model version, a step at a time, in the engine's thread."""
 
+    counts: Counts
     can_constrain: bool
     """Whether answers can be held to a form."""
 
@@ -132,6 +134,10 @@ class Times:
     begun: float = 0.0
     first_token: float = 0.0
     ended: float = 0.0
+    worked_before: float = 0.0
+    """Seconds that its model had worked in all when it was asked, and so on: other models' turns do not count."""
+    worked_first_token: float = 0.0
+    worked_ended: float = 0.0
 
 
 class Answer:
@@ -141,7 +147,8 @@ class Answer:
         self.job, self._emit = job, emit
         room = _room(job)
         self.limit = room if job.max_tokens is None else min(job.max_tokens, room)
-        self.times = Times(asked=time.monotonic())
+        self._counts = job.model.runner.counts
+        self.times = Times(asked=time.monotonic(), worked_before=self._counts.worked)
         self.num_tokens = self.num_cached = self.num_preempted = 0
         self.is_cancelled = False
         self._text = job.model.new_text()
@@ -160,7 +167,7 @@ class Answer:
     def take(self, token: Token) -> bool:
         """Add the next token; False when the answer is complete."""
         if not self.times.first_token:
-            self.times.first_token = time.monotonic()
+            self.times.first_token, self.times.worked_first_token = time.monotonic(), self._counts.worked
         if token.id in self.job.stop_ids:
             return self.finish("stop")
         self.num_tokens += 1
@@ -175,7 +182,7 @@ class Answer:
         self._report(self._stop.feed(self._text.finish()) + self._stop.flush())
         if self._unreported:  # tokens whose text a stop string cut off still count in the log-probabilities
             self._emit(Piece("", tuple(self._unreported)))
-        self.times.ended = time.monotonic()
+        self.times.ended, self.times.worked_ended = time.monotonic(), self._counts.worked
         self._emit(Finish("stop" if self._stop.is_hit else reason, self.num_tokens, self.num_cached))
         return False
 

@@ -90,8 +90,8 @@ async def _tried(trial: Trial, asker: str, champion: LoadedModel, write: Write) 
     try:
         return await write(challenger, watch)
     except ApiError as problem:
-        if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            raise
+        if problem.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT):
+            raise  # the server ends, or the client has waited long enough
         response = await write(champion)
         if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # those that began have ended, and were noted then
             trial.fail("challenger", asker)

@@ -56,6 +56,8 @@ class RegistryState(Part):
     refused: str | None
     refused_because: str | None
     registry_error: str | None
+    challenger: str | None
+    challenger_refused_because: str | None
 
 
 class ComparisonState(Part):

@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import psutil
+import torch
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Model, Register, load_recipe
 from llm_core.generate import generate
 from llm_core.models import build, load_pretrained, save_pretrained
+from llm_core.serving.canary import Canary
 from llm_core.tokenizer import Tokenizer
-from tasks import champions
-from tasks.ledger import Ledger
+from tasks import challenges, champions
+from tasks.ledger import Entry, Ledger
 from tasks.processes import free_port
 from tasks.register import register
 from tasks.tracking import Tracker
@@ -33,6 +37,7 @@ from tests.conftest import ROOT, project_environment
 LINE = "tiny"
 SHAPE = Model(num_layers=2, width=64, num_heads=4, num_kv_heads=2, mlp_width=128, context=128)
 TEXTS = ["The state of our union is strong, and fellow citizens of the Senate know it.", "One, two and three."] * 8
+WORDS = TEXTS[0].split()
 PROMPTS = ("The", "Fellow citizens of the Senate", "One, two", "The state of our union " * 4)
 ANSWER_TOKENS = 48
 
@@ -40,14 +45,23 @@ ANSWER_TOKENS = 48
 class Registered:
     """A line whose versions are registered and in the ledger as a run would leave them."""
 
-    def __init__(self, root: Path, num_versions: int) -> None:
+    def __init__(self, root: Path, num_versions: int, steps: Mapping[int, int] = MappingProxyType({})) -> None:
         root.mkdir()
         (root / "dvc.yaml").write_text("stages: {}\n")
         self.ws = Workspace(root=root, home=root / ".tidemill")
         self.ledger, self.tracker = Ledger(self.ws.home), Tracker(self.ws)
+        self._steps = steps
+        """Steps for which versions are trained; the others have random weights."""
         self.tokenizer = Tokenizer.train(TEXTS, vocab_size=320)
         self.models = [self._register(seed) for seed in range(1, num_versions + 1)]
         self._texts: dict[tuple[str, str], str] = {}
+
+    def challenge(self, number: int, canary: Canary) -> Entry:
+        """Have a version tried beside the champion."""
+        version = champions.registered(self.ledger, LINE, number)
+        entry = challenges.begin(self.ledger, version, canary, "a test says so")
+        champions.project(self.ledger, self.tracker, LINE)
+        return entry
 
     def promote(self, number: int) -> None:
         """Make a version champion, in the ledger and the registry."""
@@ -66,13 +80,27 @@ class Registered:
     def _register(self, seed: int) -> Artifact:
         folder = self.ws.root / f"model-{seed}"
         with Draft(folder, kind="model", stage="train", recipe={"seed": seed}) as out:
-            save_pretrained(build(SHAPE, self.tokenizer.vocab_size, self.tokenizer.end_id, seed), out.path)
+            network = build(SHAPE, self.tokenizer.vocab_size, self.tokenizer.end_id, seed)
+            fit(network, self.tokenizer, self._steps.get(seed, 0))
+            save_pretrained(network, out.path)
             self.tokenizer.save(out.path)
             artifact = out.publish({"seed": seed})
         recipe = load_recipe("demo", ROOT / "configs", (f"register.line={LINE}",))
         run_id = self.tracker.open_run(recipe, f"intent-{seed}", {})
         register(Register(line=LINE), artifact, self.tracker, self.ledger, self.ws, run_id, {})
         return artifact
+
+
+def fit(network: torch.nn.Module, tokenizer: Tokenizer, num_steps: int) -> None:
+    """Teach a network the words of the texts, in any order."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for step in range(num_steps):
+        text = " ".join(random.Random(step).choices(WORDS, k=60))
+        ids = torch.tensor([[tokenizer.end_id, *tokenizer.encode(text)][: SHAPE.context]])
+        loss = torch.nn.functional.cross_entropy(network(ids[:, :-1]).logits[0], ids[0, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 @dataclass

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from tasks.processes import find, stop
 from tasks.stages import STAGES
 from tasks.workspace import Workspace
 from tests.conftest import in_project
-from tests.e2e.runs import PORT, await_version, cli_json, project_with_server, run, states
+from tests.e2e.runs import PORT, await_version, cli_json, project_with_server, run, start_run, states
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -264,3 +266,30 @@ def test_a_night_runs_once_and_again_only_for_new_data(ws: Workspace, first: dic
     kept = Artifact.open(ws.out / "tokenizer")
     assert (kept.recipe["tokenizer"]["source"], kept.recipe["tokenizer"]["folder"]) == ("champion", "tiny@1")
     assert (kept.path / "tokenizer.json").read_bytes() == champions
+
+
+def test_a_better_version_is_tried_in_service_before_it_is_champion(ws: Workspace, first: dict[str, Any]) -> None:
+    done = in_project(ws, "flows.cli", "run", "tiny", "--set", PORT, "--keep-serving")
+    server = find(ws.home, "model")
+    assert server is not None and server.url is not None, done.stderr[-3000:]
+    settings = ("deploy.canary_percent=50", "deploy.canary_min_requests=4", "train.steps=90")
+    running = start_run(ws, *(word for setting in settings for word in ("--set", setting)))
+    seen: Counter[str] = Counter()
+    try:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+            while running.poll() is None:
+                answer = client.post("/v1/completions", json={"model": "tiny", "prompt": "The state", "max_tokens": 4})
+                seen[answer.raise_for_status().headers["x-tidemill-version"]] += 1
+                time.sleep(0.1)
+        said, errors = running.communicate()
+        assert running.returncode == 0, errors[-3000:]
+        summary = json.loads(said)
+        assert summary["promoted"] and summary["champion"] == summary["version"], summary["decision"]
+        assert summary["trial"]["outcome"] == "passed" and summary["trial"]["reason"].startswith("nothing is worse: ")
+        assert summary["trial"]["evidence"]["answers"]["challenger"] >= 16
+        assert seen[summary["version"]] >= 16
+        kinds = [entry.kind for entry in Ledger(ws.home).entries("tiny")]
+        assert kinds[-4:] == ["challenged", "challenge_ended", "promoted", "served"]
+    finally:
+        running.kill()
+        stop(ws.home, server)

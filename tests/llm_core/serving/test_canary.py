@@ -81,6 +81,7 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], message
 def answer(model: Any, *times: float, num_tokens: int = 0) -> Answer:
     made = Answer(Job(model, (1, 2), 8, Sampling()), lambda event: None)
     made.times.asked, made.times.first_token, made.times.ended = times
+    made.times.worked_before, made.times.worked_first_token, made.times.worked_ended = (each / 2 for each in times)
     made.num_tokens = num_tokens
     return made
 
@@ -88,7 +89,7 @@ def answer(model: Any, *times: float, num_tokens: int = 0) -> Answer:
 def test_times_are_of_answers_that_were_read_to_their_end(script: Any) -> None:
     model = script("a")
     whole = Answered.of("u", answer(model, 1.0, 1.5, 2.5, num_tokens=5), "stop")
-    assert whole == Answered("u", is_failed=False, first=0.5, each=0.25)
+    assert whole == Answered("u", is_failed=False, first=0.25, each=0.125)
     assert Answered.of("u", answer(model, 1.0, 1.5, 0.0, num_tokens=3), "abort") == Answered("u", is_failed=False)
     assert Answered.of("u", answer(model, 1.0, 0.0, 0.0), "abort") == Answered("u", is_failed=True)
     assert Answered.of("u", answer(model, 1.0, 1.5, 2.0), "error") == Answered("u", is_failed=True)

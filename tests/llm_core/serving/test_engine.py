@@ -206,3 +206,19 @@ def test_spare_time_work_takes_nobodys_place_and_leaves_when_somebody_asks(scrip
             threading.Event().wait(0.01)
         assert (spare.runner.num_running, engine.num_open) == (0, 0)
         gate.release(100)
+
+
+def test_a_models_clock_stands_still_while_another_one_works(engine: Engine, script: Script) -> None:
+    gate = threading.Semaphore(0)
+    slow, quick = script("slow", gate=gate, version="2"), script("quick", version="3")
+    answers = [engine.submit(job(model, max_tokens=4), lambda event: None) for model in (slow, quick)]
+    for _ in range(4):
+        threading.Event().wait(0.05)
+        gate.release()
+    for _ in range(500):
+        if all(answer.times.ended for answer in answers):
+            break
+        threading.Event().wait(0.01)
+    worked = [answer.times.worked_ended - answer.times.worked_before for answer in answers]
+    assert worked[0] > 0.15 > 0.1 > worked[1]
+    assert all(answer.times.ended - answer.times.asked > 0.15 for answer in answers)
