@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -171,15 +172,25 @@ def serve(
     max_waiting: Annotated[int, typer.Option(help="Answers that may wait; whoever comes later gets 503.", min=0)] = 16,
     poll_seconds: Annotated[float, typer.Option(help="How often the registry is asked.", min=0.05)] = 2.0,
     cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
+    backend: Annotated[
+        Literal["tidemill", "vllm", "llama.cpp"],
+        typer.Option(help="The engine: ours, or another's program, started for each version."),
+    ] = "tidemill",
+    backend_args: Annotated[
+        str, typer.Option(help="Further arguments of that program, as one text.", metavar="TEXT")
+    ] = "",
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
     from llm_core.serving.hosting import Host
-    from llm_core.serving.loaded import RunnerSettings
     from llm_core.serving.registry import FolderRegistry, MlflowRegistry, RegisteredVersion
     from llm_core.serving.server import serve as serve_forever
+    from llm_core.serving.settings import RunnerSettings
 
     lines = Host(line, dict(_alias(each) for each in alias))
-    settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
+    own = shlex.split(backend_args)
+    if own and backend == "tidemill":
+        raise typer.BadParameter("--backend-args are for another engine's program; give --backend too")
+    settings = RunnerSettings(precision, threads, max_running, cache_mb << 20, backend, tuple(own))
     serve_on = partial(
         serve_forever,
         lines,

@@ -44,6 +44,7 @@ def completion(model: LoadedModel, body: CompletionRequest) -> tuple[list[Job], 
         stop=body.stops,
         stop_ids=_stop_ids(body, {model.tokenizer.end_id}),
         num_top=body.logprobs or 0,
+        tells_logprobs=body.logprobs is not None or body.num_candidates > body.n,  # the best are chosen by them
         tells_prompt=body.echo and body.logprobs is not None,
         keeps_stop=body.include_stop_str_in_output,
     )
@@ -65,6 +66,7 @@ def chat(model: LoadedModel, body: ChatRequest) -> tuple[list[Job], Reply]:
         stop=body.stops,
         stop_ids=_stop_ids(body, set(model.tokenizer.special_ids.values())),  # any of them ends a turn
         num_top=body.top_logprobs,
+        tells_logprobs=body.logprobs,
         keeps_stop=body.include_stop_str_in_output,
     )
     jobs = [job(ids, sampling=drawn) for drawn in body.samplings()]
@@ -179,6 +181,9 @@ def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: i
 
 
 def _submit(service: Service, jobs: Sequence[Job]) -> Answers:
+    model = jobs[0].model
+    if trouble := model.runner.trouble:
+        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{model.name}: {trouble}", "model_not_ready")
     try:
         return Answers(service.engine, jobs, service.metrics.answered)
     except ContextExceeded as problem:
@@ -203,6 +208,8 @@ def prompt_ids(model: LoadedModel, prompt: str | Sequence[int]) -> tuple[int, ..
 def _failure(failure: Failure) -> ApiError:
     if failure.is_shutdown:
         return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, failure.message, "shutting_down")
+    if failure.is_temporary:
+        return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, failure.message, "model_not_ready")
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, failure.message, "generation_failed")
 
 

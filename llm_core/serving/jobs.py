@@ -28,6 +28,14 @@ class Runner(Protocol):
     def cache_usage(self) -> float:
         """Share of the key/value blocks in use, from 0 to 1."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would find nothing to do, as the open answers are written elsewhere; they wake the engine."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be answered now."""
+
     def add(self, answer: Answer) -> None:
         """Take an answer in; it runs as soon as there is room."""
 
@@ -36,6 +44,9 @@ class Runner(Protocol):
 
     def fail_all(self, message: str, is_shutdown: bool = False) -> None:
         """End every answer with an error."""
+
+    def close(self) -> None:
+        """Let go of what the model holds outside of this process; nothing is asked of it any more."""
 
 
 class Writer(Protocol):
@@ -72,6 +83,8 @@ class Job:
     stop_ids: frozenset[int] = frozenset()
     num_top: int = 0
     """Likeliest alternatives to tell with each token."""
+    tells_logprobs: bool = True
+    """Whether the tokens' log-probabilities are asked for; our own engine knows them anyway."""
     tells_prompt: bool = False
     """Whether the prompt's own log-probabilities are asked for."""
     keeps_stop: bool = False
@@ -110,6 +123,8 @@ class Failure:
     message: str
     is_shutdown: bool = False
     """Whether asking again later, or another server, will help."""
+    is_temporary: bool = False
+    """Whether the engine's program is being started again."""
 
 
 Event = Read | Piece | Finish | Failure
@@ -128,8 +143,9 @@ class Times:
 class Answer:
     """An answer being written: takes tokens, gives text, knows when it is complete."""
 
-    def __init__(self, job: Job, emit: Callable[[Event], None]) -> None:
-        self.job, self._emit = job, emit
+    def __init__(self, job: Job, emit: Callable[[Event], None], wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` is what a runner that writes elsewhere calls, in any thread, when a step will find something."""
+        self.job, self._emit, self.wake = job, emit, wake
         room = _room(job)
         self.limit = room if job.max_tokens is None else min(job.max_tokens, room)
         self.times = Times(asked=time.monotonic())
@@ -170,10 +186,10 @@ class Answer:
         self._emit(Finish("stop" if self._stop.is_hit else reason, self.num_tokens, self.num_cached))
         return False
 
-    def fail(self, message: str, is_shutdown: bool = False) -> None:
+    def fail(self, message: str, is_shutdown: bool = False, is_temporary: bool = False) -> None:
         """End with an error."""
         self.times.ended = time.monotonic()
-        self._emit(Failure(message, is_shutdown))
+        self._emit(Failure(message, is_shutdown, is_temporary))
 
     def _report(self, text: str) -> None:
         if text:

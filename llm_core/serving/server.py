@@ -15,12 +15,13 @@ from typing import Any
 import torch
 import uvicorn
 
+from llm_core.serving import backends
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import MAX_OPEN, Engine
 from llm_core.serving.follower import POLL_SECONDS, Follower
 from llm_core.serving.hosting import Host
-from llm_core.serving.loaded import DEFAULT_SETTINGS, RunnerSettings
 from llm_core.serving.registry import RegisteredVersion, Registry
+from llm_core.serving.settings import DEFAULT_SETTINGS, RunnerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ def serve(
 
     `admit` raises for a version that may not serve. One CPU thread is the default: on small models more of them gain
     little, and beside a training that holds the cores they wait for each other (130 tokens/s fell to 10 for 4M
-    parameters on two cores). Raises PortTaken before anything is loaded.
+    parameters on two cores). Raises NotInstalled and PortTaken before anything is loaded.
     """
+    backends.require(settings)
     listener = open_listener(host, port)
     torch.set_num_threads(settings.threads)
     with ExitStack() as stack:

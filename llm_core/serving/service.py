@@ -41,7 +41,7 @@ class Service:
     def state(self) -> dict[str, Any]:
         """Whether requests are answered, by which versions, and what the registry says."""
         lines = {name: _line_state(line) for name, line in self.host.lines.items()}
-        is_served = any(line.champion for line in self.host.lines.values())
+        is_served = any(line.champion and not line.champion.runner.trouble for line in self.host.lines.values())
         status = "draining" if self.engine.is_draining else "ready" if is_served else "waiting"
         return {"status": status, "line": self.host.first.name, **lines[self.host.first.name], "lines": lines}
 
@@ -54,7 +54,8 @@ class Service:
 def _line_state(line: Line) -> dict[str, Any]:
     described = describe(line.champion) if line.champion else None
     previous = line.previous.name if line.previous else None
-    return {"model": described, "previous": previous, "registry": asdict(line.following)}
+    trouble = line.champion.runner.trouble if line.champion else None
+    return {"model": described, "previous": previous, "trouble": trouble, "registry": asdict(line.following)}
 
 
 def _reason(line: Line) -> str:
@@ -88,6 +89,7 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "vocab_size": model.tokenizer.vocab_size,
         "num_parameters": model.num_parameters,
         "has_chat_template": model.chat is not None,
+        "backend": model.backend,
     }
 
 
