@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_core.generate import Token
 from llm_core.serving.backends.events import events, strange
-from llm_core.serving.backends.program import BackendError, find_program
+from llm_core.serving.backends.program import BackendError, Request, find_program
 
 if TYPE_CHECKING:
     import httpx
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from llm_core.kernels import Precision
     from llm_core.models import Network
     from llm_core.models.gguf_export import Format
-    from llm_core.serving.jobs import Job
     from llm_core.serving.settings import RunnerSettings
 
 ADVICE = "build or download llama-server of llama.cpp (github.com/ggml-org/llama.cpp)"
@@ -76,55 +75,56 @@ class LlamaCpp:
         if _sha256(self._file) != self._sha256:
             raise BackendError(f"{self._file}: its sha256 is not that of what was written")
 
-    async def read(self, client: httpx.AsyncClient, job: Job) -> AsyncGenerator[Token]:
+    async def read(self, client: httpx.AsyncClient, request: Request) -> AsyncGenerator[Token]:
         """The prompt's tokens, each forced behind those before it: the server tells what it draws and nothing else."""
-        for place in range(1, len(job.ids)):
-            forced = {"logit_bias": [[job.ids[place], FORCED]], "temperature": 0.0, "samplers": ["temperature"]}
-            body = {**self._common(job.ids[:place], 1, job), **forced}
-            async with aclosing(_tokens(client, body, job)) as tokens:
+        for place in range(1, len(request.ids)):
+            forced = {"logit_bias": [[request.ids[place], FORCED]], "temperature": 0.0, "samplers": ["temperature"]}
+            body = {**self._common(request.ids[:place], 1, request), **forced}
+            async with aclosing(_tokens(client, body, request)) as tokens:
                 async for token in tokens:
                     yield token
 
-    async def write(self, client: httpx.AsyncClient, job: Job, limit: int) -> AsyncGenerator[Token]:
+    async def write(self, client: httpx.AsyncClient, request: Request) -> AsyncGenerator[Token]:
         """The answer's tokens, in one stretch or in several.
 
         The server has no least length, and always ends at the end-of-text id: so stop ids are banned in a first
         stretch, and where the id is a token like others, a next stretch goes on behind it.
         """
         written: list[int] = []
+        limit = request.limit
         while len(written) < limit:
-            before, is_banned = len(written), bool(job.stop_ids) and len(written) < job.sampling.min_tokens
-            room = min(limit, job.sampling.min_tokens) if is_banned else limit
-            body = self._body(job, written, room - before, is_banned)
-            async with aclosing(_tokens(client, body, job)) as tokens:
+            before, is_banned = len(written), bool(request.stop_ids) and len(written) < request.sampling.min_tokens
+            room = min(limit, request.sampling.min_tokens) if is_banned else limit
+            body = self._body(request, written, room - before, is_banned)
+            async with aclosing(_tokens(client, body, request)) as tokens:
                 async for token in tokens:
                     written.append(token.id)
                     yield token
             if len(written) == before:
                 raise BackendError("it ended the answer without a token")
-            if written[-1] in job.stop_ids:
+            if written[-1] in request.stop_ids:
                 return
 
-    def _body(self, job: Job, written: list[int], limit: int, is_banned: bool) -> dict[str, Any]:
-        sampling = job.sampling
-        banned = [[token_id, False] for token_id in sorted(job.stop_ids)] if is_banned else []
+    def _body(self, request: Request, written: list[int], limit: int, is_banned: bool) -> dict[str, Any]:
+        sampling = request.sampling
+        banned = [[token_id, False] for token_id in sorted(request.stop_ids)] if is_banned else []
         return {
-            **self._common((*job.ids, *written), limit, job),
+            **self._common((*request.ids, *written), limit, request),
             "samplers": SAMPLERS,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
             "min_p": sampling.min_p,
             "repeat_penalty": sampling.repetition_penalty,
-            "repeat_last_n": len(job.ids) + len(written) + limit,
+            "repeat_last_n": len(request.ids) + len(written) + limit,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "logit_bias": [[token_id, bias] for token_id, bias in sampling.logit_bias.items()] + banned,
             "seed": _seed(sampling.seed, len(written)),
         }
 
-    def _common(self, ids: tuple[int, ...], limit: int, job: Job) -> dict[str, Any]:
-        num_probs = max(1, job.num_top) if job.tells_logprobs else 0
+    def _common(self, ids: tuple[int, ...], limit: int, request: Request) -> dict[str, Any]:
+        num_probs = max(1, request.num_top) if request.tells_logprobs else 0
         return {
             "prompt": list(ids),
             "n_predict": limit,
@@ -134,26 +134,26 @@ class LlamaCpp:
         }
 
 
-async def _tokens(client: httpx.AsyncClient, body: Mapping[str, Any], job: Job) -> AsyncGenerator[Token]:
+async def _tokens(client: httpx.AsyncClient, body: Mapping[str, Any], request: Request) -> AsyncGenerator[Token]:
     """A stretch's tokens, up to the event that says why it ended."""
     async with aclosing(events(client, PATH, body)) as told:
         async for event in told:
             try:
                 if event["stop"]:
                     return
-                token = _token(event, job)
+                token = _token(event, request)
             except (LookupError, TypeError, ValueError) as problem:
                 raise strange(event, problem) from None
             yield token
     raise BackendError("its stream ended in the middle of the answer")
 
 
-def _token(event: Mapping[str, Any], job: Job) -> Token:
+def _token(event: Mapping[str, Any], request: Request) -> Token:
     (token_id,) = event["tokens"]
-    if not job.tells_logprobs:
+    if not request.tells_logprobs:
         return Token(int(token_id), math.nan)
     (told,) = event["completion_probabilities"]
-    top = tuple((int(other["id"]), float(other["logprob"])) for other in told["top_logprobs"][: job.num_top])
+    top = tuple((int(other["id"]), float(other["logprob"])) for other in told["top_logprobs"][: request.num_top])
     return Token(int(token_id), float(told["logprob"]), top)
 
 

@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 """Before a program is started again; twice as long each time that it did not last for the longest pause."""
-HEALTH_SECONDS, MAX_MISSES = 5.0, 6
-"""How often a program is asked whether it is well, and how many times it may say nothing before it is replaced."""
+HEALTH_SECONDS, HEALTH_PATIENCE_SECONDS, MAX_MISSES = 5.0, 10.0, 6
+"""How often a program is asked whether it is well, how long it may take to say so, and how many times in a row it may
+not, before it is replaced."""
 SILENT_SECONDS = 300.0
 """Longest time without a byte in an answer: a long prompt on a slow machine is read silently."""
 GRACE_SECONDS = 10.0
@@ -219,7 +220,7 @@ class Supervisor:
 
 async def _is_well(client: httpx.AsyncClient) -> bool:
     try:
-        return (await client.get("/health", timeout=10)).status_code == HTTPStatus.OK
+        return (await client.get("/health", timeout=HEALTH_PATIENCE_SECONDS)).status_code == HTTPStatus.OK
     except httpx.HTTPError:
         return False
 

@@ -6,17 +6,16 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from llm_core.generate import Token
+from llm_core.generate import Sampling, Token
 
 if TYPE_CHECKING:
     import httpx
 
-    from llm_core.serving.jobs import Job
-
-Ending = Literal["stop", "length"]
+    from llm_core.serving.jobs import Answer
 
 
 class BackendError(ValueError):
@@ -25,6 +24,26 @@ class BackendError(ValueError):
 
 class NotInstalled(BackendError):
     """A program that this machine does not have; the message says where it comes from."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a program is asked for. Not the job itself: what is left of a broken connection may hold this for long, and
+    whoever holds a job holds its model, and with it the program."""
+
+    ids: tuple[int, ...]
+    limit: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    num_top: int
+    tells_logprobs: bool
+    tells_prompt: bool
+
+    @classmethod
+    def of(cls, answer: Answer) -> Request:
+        """What an answer needs."""
+        job = answer.job
+        return cls(job.ids, answer.limit, job.sampling, job.stop_ids, job.num_top, job.tells_logprobs, job.tells_prompt)
 
 
 class Program(Protocol):
@@ -48,11 +67,11 @@ class Program(Protocol):
     def verify(self) -> None:
         """Raise ValueError where the files that it will read are not those that were loaded; asked at each start."""
 
-    def read(self, client: httpx.AsyncClient, job: Job) -> AsyncGenerator[Token]:
+    def read(self, client: httpx.AsyncClient, request: Request) -> AsyncGenerator[Token]:
         """The prompt's tokens behind the first, with their log-probabilities."""
 
-    def write(self, client: httpx.AsyncClient, job: Job, limit: int) -> AsyncGenerator[Token]:
-        """The tokens of an answer as they come, at most `limit`; one of the job's stop ids is the last."""
+    def write(self, client: httpx.AsyncClient, request: Request) -> AsyncGenerator[Token]:
+        """The tokens of an answer as they come, at most its limit; the first of its stop ids is the last."""
 
 
 def find_program(name: str, variable: str, advice: str) -> str:

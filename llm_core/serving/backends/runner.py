@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import httpx
 
 from llm_core.generate import Token
 from llm_core.serving.backends.process import Supervisor
-from llm_core.serving.backends.program import BackendError, Program
+from llm_core.serving.backends.program import BackendError, Program, Request
 from llm_core.serving.counts import Counts
 from llm_core.serving.jobs import Answer
 
@@ -43,18 +44,25 @@ class Broken:
 News = Token | Prompt | End | Broken
 
 
-@dataclass(eq=False)
-class Writing:
-    """An answer that the program writes, and what has come for it: filled in one thread and emptied in another."""
+@dataclass(frozen=True)
+class Mailbox:
+    """What has come for an answer: filled in one thread and emptied in another. It knows nothing of the answer."""
 
-    answer: Answer
+    wake: Callable[[], None]
     news: deque[News] = field(default_factory=deque)
-    asking: Future[None] | None = None
 
     def tell(self, news: News) -> None:
         """Called in the supervisor's thread."""
         self.news.append(news)
-        self.answer.wake()
+        self.wake()
+
+
+class Writing:
+    """An answer that the program writes."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.mailbox = answer, Mailbox(answer.wake)
+        self.asking: Future[None] | None = None
 
     def stop_asking(self) -> None:
         """Close the connection, by which the program learns that nobody reads on."""
@@ -96,7 +104,7 @@ class BackendRunner:
         """Whether a step would find nothing to do until something comes from the program."""
         can_begin = self._waiting and (len(self._running) < self._max_running or self.trouble)
         is_left = any(writing.answer.is_cancelled for writing in (*self._running, *self._waiting))
-        return not (can_begin or is_left or any(writing.news for writing in self._running))
+        return not (can_begin or is_left or any(writing.mailbox.news for writing in self._running))
 
     def add(self, answer: Answer) -> None:
         """Take an answer in; it runs as soon as there is room."""
@@ -131,12 +139,14 @@ class BackendRunner:
         writing.answer.begin()
         self.counts.prompt_tokens += len(writing.answer.job.ids)
         self._running.append(writing)
-        writing.asking = self._supervisor.submit(_ask(self._program, self._supervisor, writing))
+        asking = _ask(self._program, self._supervisor, Request.of(writing.answer), writing.mailbox)
+        writing.asking = self._supervisor.submit(asking)
 
     def _take(self, writing: Writing) -> bool:
         """Give the answer what has come; False when it is complete."""
-        while writing.news:
-            if not self._give(writing.answer, writing.news.popleft()):
+        news = writing.mailbox.news
+        while news:
+            if not self._give(writing.answer, news.popleft()):
                 return False
         return True
 
@@ -158,22 +168,21 @@ class BackendRunner:
         return f"the answer could not be finished ({self._program.name}: {message})"
 
 
-async def _ask(program: Program, supervisor: Supervisor, writing: Writing) -> None:
-    """Have an answer written; whatever happens is news. Holds no runner, so that one can end."""
-    answer = writing.answer
+async def _ask(program: Program, supervisor: Supervisor, request: Request, mailbox: Mailbox) -> None:
+    """Have an answer written; whatever happens is news."""
     try:
         client = supervisor.client
-        if answer.job.tells_prompt:
-            async with aclosing(program.read(client, answer.job)) as tokens:
-                writing.tell(Prompt(tuple([token async for token in tokens])))
-        if answer.limit:
-            async with aclosing(program.write(client, answer.job, answer.limit)) as tokens:
+        if request.tells_prompt:
+            async with aclosing(program.read(client, request)) as tokens:
+                mailbox.tell(Prompt(tuple([token async for token in tokens])))
+        if request.limit:
+            async with aclosing(program.write(client, request)) as tokens:
                 async for token in tokens:
-                    writing.tell(token)
-        writing.tell(End())
+                    mailbox.tell(token)
+        mailbox.tell(End())
     except httpx.HTTPError as problem:
-        writing.tell(Broken(await supervisor.reason(problem), is_temporary=True))
+        mailbox.tell(Broken(await supervisor.reason(problem), is_temporary=True))
     except BackendError as problem:
-        writing.tell(Broken(str(problem), is_temporary=supervisor.trouble is not None))
+        mailbox.tell(Broken(str(problem), is_temporary=supervisor.trouble is not None))
     except Exception as problem:  # the boundary between the threads: nobody else would notice
-        writing.tell(Broken(f"{type(problem).__name__}: {problem}", is_temporary=False))
+        mailbox.tell(Broken(f"{type(problem).__name__}: {problem}", is_temporary=False))

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from llm_core.generate import Token
 from llm_core.models.interface import ModelError
 from llm_core.serving.backends.events import ask, events, strange
-from llm_core.serving.backends.program import BackendError, find_program
+from llm_core.serving.backends.program import BackendError, Request, find_program
 
 if TYPE_CHECKING:
     import httpx
 
     from llm_core.models import Network
-    from llm_core.serving.jobs import Job
     from llm_core.serving.settings import RunnerSettings
 
 LEAST_VERSION = "0.10.2"
@@ -72,27 +71,28 @@ class Vllm:
         listen = ["--host", "127.0.0.1", "--port", str(port)]
         return [self._program, "serve", str(self._folder), *listen, *self._arguments]
 
-    async def read(self, client: httpx.AsyncClient, job: Job) -> AsyncGenerator[Token]:
+    async def read(self, client: httpx.AsyncClient, request: Request) -> AsyncGenerator[Token]:
         """The prompt's tokens; vLLM tells them of answers that are not streamed only."""
-        body = {"model": self._model, "prompt": list(job.ids), "max_tokens": 1, "prompt_logprobs": job.num_top}
+        body = {"model": self._model, "prompt": list(request.ids), "max_tokens": 1, "prompt_logprobs": request.num_top}
         answer = await ask(client, PATH, body)
         try:
             told = answer["choices"][0]["prompt_logprobs"][1:]
             tokens = [
-                _prompt_token(token_id, place, job.num_top) for token_id, place in zip(job.ids[1:], told, strict=True)
+                _prompt_token(token_id, place, request.num_top)
+                for token_id, place in zip(request.ids[1:], told, strict=True)
             ]
         except (LookupError, TypeError, ValueError) as problem:
             raise strange(answer, problem, HINT) from None
         for token in tokens:
             yield token
 
-    async def write(self, client: httpx.AsyncClient, job: Job, limit: int) -> AsyncGenerator[Token]:
+    async def write(self, client: httpx.AsyncClient, request: Request) -> AsyncGenerator[Token]:
         """The answer's tokens."""
-        async with aclosing(events(client, PATH, self._body(job, limit))) as told:
+        async with aclosing(events(client, PATH, self._body(request))) as told:
             async for event in told:
                 for choice in event.get("choices", ()):
                     try:
-                        tokens = _tokens(choice, job)
+                        tokens = _tokens(choice, request)
                     except (LookupError, TypeError, ValueError) as problem:
                         raise strange(event, problem, HINT) from None
                     for token in tokens:
@@ -101,12 +101,12 @@ class Vllm:
                         return
         raise BackendError("its stream ended in the middle of the answer")
 
-    def _body(self, job: Job, limit: int) -> dict[str, Any]:
-        sampling = job.sampling
+    def _body(self, request: Request) -> dict[str, Any]:
+        sampling = request.sampling
         return {
             "model": self._model,
-            "prompt": list(job.ids),
-            "max_tokens": limit,
+            "prompt": list(request.ids),
+            "max_tokens": request.limit,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
@@ -118,20 +118,22 @@ class Vllm:
             "seed": sampling.seed % 2**63,  # it takes signed numbers, and -1 for none
             # What ends an answer is the gateway's to say, whatever the model's config holds.
             "ignore_eos": True,
-            "stop_token_ids": sorted(job.stop_ids),
-            "min_tokens": min(sampling.min_tokens, limit) if job.stop_ids else 0,
+            "stop_token_ids": sorted(request.stop_ids),
+            "min_tokens": min(sampling.min_tokens, request.limit) if request.stop_ids else 0,
             "return_token_ids": True,
-            **({"logprobs": job.num_top, "return_tokens_as_token_ids": True} if job.tells_logprobs else {}),
+            **({"logprobs": request.num_top, "return_tokens_as_token_ids": True} if request.tells_logprobs else {}),
         }
 
 
-def _tokens(choice: Mapping[str, Any], job: Job) -> list[Token]:
+def _tokens(choice: Mapping[str, Any], request: Request) -> list[Token]:
     ids = choice["token_ids"]
-    if not job.tells_logprobs:
+    if not request.tells_logprobs:
         return [Token(int(token_id), math.nan) for token_id in ids]
     told = choice["logprobs"] if ids else {"token_logprobs": [], "top_logprobs": []}
     places = zip(ids, told["token_logprobs"], told["top_logprobs"], strict=True)
-    return [Token(int(token_id), float(logprob), _top(_by_id(top), job.num_top)) for token_id, logprob, top in places]
+    return [
+        Token(int(token_id), float(logprob), _top(_by_id(top), request.num_top)) for token_id, logprob, top in places
+    ]
 
 
 def _by_id(top: Mapping[str, float]) -> dict[int, float]:
