@@ -54,7 +54,7 @@ def refusal(status: int, content: bytes) -> BackendError:
 def strange(said: object, problem: Exception | None = None, hint: str = "") -> BackendError:
     """What is raised for an event that is not of the engine's protocol."""
     reason = f" ({type(problem).__name__}: {problem})" if problem else ""
-    return BackendError(f"it said something else than its protocol has{reason}: {str(said)[:200]} {hint}".rstrip())
+    return BackendError(f"it said something else than its protocol has{reason}: {str(said).strip()[:200]} {hint}".rstrip())
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

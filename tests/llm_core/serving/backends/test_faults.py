@@ -37,6 +37,8 @@ from tests.llm_core.serving.backends.test_api import children
 from tests.llm_core.serving.test_app import ask
 from tests.llm_core.serving.test_engine import wait_until
 
+pytestmark = pytest.mark.e2e  # real processes
+
 PROGRAM = {"vllm": "vllm", "llama.cpp": "llama-server"}
 Registered = Callable[..., RegisteredVersion]
 
@@ -291,7 +293,6 @@ serve(Host(["tiny"]), FolderRegistry(Path(sys.argv[1])), lambda version: None, p
 """
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_however_the_server_ends_its_programs_end(
     end: signal.Signals, artifact: Artifact, backend: Backend, rehearse: Rehearse, programs: Programs
