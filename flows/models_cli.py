@@ -50,12 +50,22 @@ def export_model(
     model: Annotated[
         str, typer.Argument(help="A registered version or a model folder.", metavar="NAME@VERSION|FOLDER")
     ],
-    output: Output,
+    output: Annotated[Path | None, typer.Option(help="The folder to make; it must not exist.", metavar="DIR")] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(help="Make a GGUF file for llama.cpp instead; it must not exist.", metavar="FILE")
+    ] = None,
+    type_: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"], typer.Option("--type", help="Of the numbers in a GGUF file.")
+    ] = "f32",
     as_json: Json = False,
 ) -> None:
-    """Export a model as a folder in the form of transformers, which other engines read too."""
+    """Export a model as a folder in the form of transformers, which other engines read too, or as a GGUF file."""
     from flows import report
-    from llm_core.models.transfer import export_model
+    from llm_core.models.transfer import export_gguf, export_model
 
-    facts = export_model(model_folder(model), output)
-    report.print_facts({"output": str(output), **facts}, as_json)
+    if (output is None) == (gguf is None):
+        raise typer.BadParameter("give either --output DIR or --gguf FILE")
+    if output is not None:
+        report.print_facts({"output": str(output), **export_model(model_folder(model), output)}, as_json)
+    elif gguf is not None:
+        report.print_facts({"output": str(gguf), **export_gguf(model_folder(model), gguf, type_)}, as_json)

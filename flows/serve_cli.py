@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -35,6 +36,13 @@ def serve(
         int | None, typer.Option(help="Most memory for all models; the line asked longest ago is unloaded.", min=1)
     ] = None,
     cache_mb: Annotated[int, typer.Option(help="Most memory for a model's keys and values.", min=1)] = 1024,
+    backend: Annotated[
+        Literal["tidemill", "vllm", "llama.cpp"],
+        typer.Option(help="The engine: ours, or another's program, started for each version."),
+    ] = "tidemill",
+    backend_args: Annotated[
+        str, typer.Option(help="Further arguments of that program, as one text.", metavar="TEXT")
+    ] = "",
     keys: Annotated[
         Path | None, typer.Option(help="Let in only who has a key of this file (tidemill keys).", metavar="FILE")
     ] = None,
@@ -47,15 +55,18 @@ def serve(
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
     from llm_core.serving.hosting import Host
-    from llm_core.serving.loaded import RunnerSettings
     from llm_core.serving.registry import FolderRegistry, MlflowRegistry, RegisteredVersion
     from llm_core.serving.samples import Samples
     from llm_core.serving.server import serve as serve_forever
+    from llm_core.serving.settings import RunnerSettings
 
     if keys is not None and no_keys:
         raise typer.BadParameter("--keys with --no-keys: these do not go together; leave one out")
     lines = Host(line, dict(_alias(each) for each in alias), memory_mb << 20 if memory_mb else None)
-    settings = RunnerSettings(precision, threads, max_running, cache_mb << 20)
+    further = tuple(shlex.split(backend_args))
+    if further and backend == "tidemill":
+        raise typer.BadParameter("--backend-args are for another engine's program; give --backend too")
+    settings = RunnerSettings(precision, threads, max_running, cache_mb << 20, backend, further)
     serve_on = partial(
         serve_forever,
         lines,

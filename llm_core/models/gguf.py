@@ -68,6 +68,8 @@ CUTS: Mapping[str, tuple[str, ...]] = {
     "smollm": (SINGLE_DIGITS, GPT2_PRE_TOKENS),
 }
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens
+PATTERN = "tidemill.tokenizer.patterns"
+"""Our key: the cuts of a tokenizer for which the format has no name."""
 
 
 def read_gguf(path: Path) -> tuple[LlamaForCausalLM, dict[str, Any]]:
@@ -222,7 +224,8 @@ def _byte_level(values: Mapping[str, Any]) -> RustTokenizer:
     tokens = values["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ")) for pair in values["tokenizer.ggml.merges"]]
     rust = RustTokenizer(models.BPE({token: place for place, token in enumerate(tokens)}, merges))
-    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in CUTS[cut]]
+    patterns = values.get(PATTERN) or CUTS[cut]
+    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns]
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     rust.pre_tokenizer = pre_tokenizers.Sequence([*splits, whole])
     rust.decoder = decoders.ByteLevel()

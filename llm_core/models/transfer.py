@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_core.artifact import MANIFEST, Artifact, Draft
 from llm_core.models.folder import GENERATION_CONFIG, load_pretrained, save_pretrained
 from llm_core.models.interface import ModelError, Network, Task
+
+if TYPE_CHECKING:
+    from llm_core.models.gguf_export import Format
 
 # What travels beside config and weights: tokenizers and what decoding goes by.
 COMPANIONS = (
@@ -62,6 +65,26 @@ def export_model(folder: Path, target: Path) -> dict[str, Any]:
     return describe(network)
 
 
+def export_gguf(folder: Path, target: Path, kind: Format = "f32") -> dict[str, Any]:
+    """Write the model of `folder` as one GGUF file, which llama.cpp and what is built on it run.
+
+    Raises ModelError where `target` exists, or for a model that the format does not hold; then nothing is written.
+    """
+    from llm_core.models.gguf_export import write_gguf
+
+    _refuse_existing(target)
+    network = load_pretrained(_verified(folder))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.parent / f".{target.name}.draft"
+    try:
+        notes = write_gguf(network, folder, draft, kind)
+        _sync(draft)
+        os.rename(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return {**describe(network), "type": kind, "bytes": target.stat().st_size, "warnings": notes}
+
+
 def describe(network: Network) -> dict[str, Any]:
     """A network's facts."""
     return {
@@ -109,7 +132,7 @@ def _copy_companions(folder: Path, target: Path, generating: bool) -> None:
 
 def _refuse_existing(target: Path) -> None:
     if target.exists():
-        raise ModelError(f"{target}: exists already and is left alone; remove it or give another --output")
+        raise ModelError(f"{target}: exists already and is left alone; remove it or give another place")
 
 
 @contextmanager
@@ -122,9 +145,13 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
     try:
         yield draft
         for path in (*draft.iterdir(), draft):
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            _sync(path)
         os.rename(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -19,6 +19,8 @@ from llm_core.serving.jobs import Answer, Job
 class AloneRunner:
     """All answers of one model version; one thread steps it."""
 
+    is_idle = False
+    trouble: str | None = None
     cache_usage = 0.0
     can_constrain = False
     num_bytes = 0
@@ -54,6 +56,9 @@ class AloneRunner:
         self._running, self._waiting = [], deque()
         for answer in answers:
             answer.fail(message, is_shutdown)
+
+    def close(self) -> None:
+        """Nothing is held outside of this process."""
 
     def _begin(self, answer: Answer) -> None:
         job = answer.job

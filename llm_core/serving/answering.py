@@ -49,6 +49,7 @@ def completion(model: LoadedModel, body: CompletionRequest) -> tuple[list[Job], 
         stop=body.stops,
         stop_ids=_stop_ids(body, {model.tokenizer.end_id}),
         num_top=body.logprobs or 0,
+        tells_logprobs=body.logprobs is not None or body.num_candidates > body.n,  # the best are chosen by them
         tells_prompt=body.echo and body.logprobs is not None,
         keeps_stop=body.include_stop_str_in_output,
         constraint=_constraint(model, body),
@@ -71,6 +72,7 @@ def chat(model: LoadedModel, body: ChatRequest) -> tuple[list[Job], Reply]:
         stop=body.stops,
         stop_ids=_stop_ids(body, set(model.tokenizer.special_ids.values())),  # any of them ends a turn
         num_top=body.top_logprobs,
+        tells_logprobs=body.logprobs,
         keeps_stop=body.include_stop_str_in_output,
         constraint=_constraint(model, body),
     )
@@ -265,6 +267,10 @@ def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: i
 
 
 def _submit(service: Service, jobs: Sequence[Job], reply: Reply, caller: Caller, watch: Ended | None = None) -> Answers:
+    model = jobs[0].model
+    if trouble := model.runner.trouble:
+        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{model.name}: {trouble}", "model_not_ready")
+
     def ended(answer: Answer, reason: str) -> None:
         service.metrics.answered(answer, reason)
         caller.charge(0, answer.num_tokens)
@@ -297,6 +303,8 @@ def _failure(failure: Failure) -> ApiError:
         return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, failure.message, "shutting_down")
     if failure.kind == "timeout":
         return ApiError(HTTPStatus.GATEWAY_TIMEOUT, failure.message, "timeout")
+    if failure.kind == "restart":
+        return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, failure.message, "model_not_ready")
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, failure.message, "generation_failed")
 
 

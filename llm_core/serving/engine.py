@@ -90,7 +90,7 @@ class Engine:
         only read is over within a step or two, and stays.
         Raises ContextExceeded for a prompt that is too long, Busy or Draining when it cannot be taken now.
         """
-        answer = Answer(job, emit)
+        answer = Answer(job, emit, self._wake)
         with self._changed:
             if self._is_draining or self._is_closed:
                 raise Draining("the server is shutting down; ask again when it is back")
@@ -126,9 +126,7 @@ class Engine:
     def _work(self) -> None:
         while not self._is_closed:
             self._wait_for_work()
-            for model in self._busy:
-                if not self._is_closed:
-                    self._step(model)
+            self._step_all()
             self._count()
         self._admit()
         for model in self._busy:
@@ -137,8 +135,16 @@ class Engine:
 
     def _wait_for_work(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._busy or self._arrived or self._is_closed)
+            self._changed.wait_for(self._has_work)
             self._admit()
+
+    def _has_work(self) -> bool:
+        return self._is_closed or bool(self._arrived) or any(not model.runner.is_idle for model in self._busy)
+
+    def _wake(self) -> None:
+        """Look again whether there is work; called in any thread."""
+        with self._changed:
+            self._changed.notify()
 
     def _admit(self) -> None:
         """Give each new answer to its model."""
@@ -148,6 +154,12 @@ class Engine:
             if not any(model is busy for busy in self._busy):
                 self._busy.append(model)
             model.runner.add(answer)
+
+    def _step_all(self) -> None:
+        # Of its own, so that no name in the loop holds a model that has been replaced.
+        for model in self._busy:
+            if not self._is_closed:
+                self._step(model)
 
     def _step(self, model: Writer) -> None:
         try:

@@ -15,8 +15,9 @@ from types import TracebackType
 
 from llm_core.serving.canary import Canary, Trial
 from llm_core.serving.hosting import Line
-from llm_core.serving.loaded import DEFAULT_SETTINGS, LoadedModel, RunnerSettings
+from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.registry import RegisteredVersion, Registry
+from llm_core.serving.settings import DEFAULT_SETTINGS, RunnerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -37,6 +37,14 @@ class Runner(Protocol):
     def num_bytes(self) -> int:
         """Memory beside the network's own weights."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would find nothing to do, as the open answers are written elsewhere; they wake the engine."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be answered now."""
+
     def add(self, answer: Answer) -> None:
         """Take an answer in; it runs as soon as there is room."""
 
@@ -45,6 +53,9 @@ class Runner(Protocol):
 
     def fail_all(self, message: str, is_shutdown: bool = False) -> None:
         """End every answer with an error."""
+
+    def close(self) -> None:
+        """Let go of what the model holds outside of this process; nothing is asked of it any more."""
 
 
 class Writer(Protocol):
@@ -81,6 +92,8 @@ class Job:
     stop_ids: frozenset[int] = frozenset()
     num_top: int = 0
     """Likeliest alternatives to tell with each token."""
+    tells_logprobs: bool = True
+    """Whether the tokens' log-probabilities are asked for; our own engine knows them anyway."""
     tells_prompt: bool = False
     """Whether the prompt's own log-probabilities are asked for."""
     keeps_stop: bool = False
@@ -119,8 +132,8 @@ class Failure:
     """The last event of an answer that could not be finished."""
 
     message: str
-    kind: Literal["error", "shutdown", "timeout"] = "error"
-    """After a shutdown, asking again later or another server will help."""
+    kind: Literal["error", "shutdown", "timeout", "restart"] = "error"
+    """After a shutdown, or while the engine's program is started again, asking later or another server will help."""
 
 
 Event = Read | Piece | Finish | Failure
@@ -143,8 +156,9 @@ class Times:
 class Answer:
     """An answer being written: takes tokens, gives text, knows when it is complete."""
 
-    def __init__(self, job: Job, emit: Callable[[Event], None]) -> None:
-        self.job, self._emit = job, emit
+    def __init__(self, job: Job, emit: Callable[[Event], None], wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` is what a runner that writes elsewhere calls, in any thread, when a step will find something."""
+        self.job, self._emit, self.wake = job, emit, wake
         room = _room(job)
         self.limit = room if job.max_tokens is None else min(job.max_tokens, room)
         self._counts = job.model.runner.counts
@@ -186,10 +200,10 @@ class Answer:
         self._emit(Finish("stop" if self._stop.is_hit else reason, self.num_tokens, self.num_cached))
         return False
 
-    def fail(self, message: str, is_shutdown: bool = False) -> None:
+    def fail(self, message: str, is_shutdown: bool = False, is_temporary: bool = False) -> None:
         """End with an error."""
         self.times.ended = time.monotonic()
-        self._emit(Failure(message, "shutdown" if is_shutdown else "error"))
+        self._emit(Failure(message, "shutdown" if is_shutdown else "restart" if is_temporary else "error"))
 
     def _report(self, text: str) -> None:
         if text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,44 +14,29 @@ import torch
 from torch import nn
 
 from llm_core.artifact import Artifact, ArtifactError
-from llm_core.generate import ContextExceeded, NotFinite, Sampling, TextStream
+from llm_core.generate import ContextExceeded, NotFinite, Sampling, TextStream, Token
 from llm_core.kernels import NativeDecoder, NoCompiler, Precision, block_bytes, is_supported
 from llm_core.models import load_pretrained
 from llm_core.models.folder import GENERATING
 from llm_core.models.interface import Task
 from llm_core.pipeline.codec import Codec, Continuation
-from llm_core.serving import golden
+from llm_core.serving import backends, golden
 from llm_core.serving.alone import AloneRunner
 from llm_core.serving.blocks import blocks_for
 from llm_core.serving.cards import Card
 from llm_core.serving.chat import ChatError, ChatTemplate
-from llm_core.serving.jobs import Answer, Event, Failure, Job, Runner
+from llm_core.serving.jobs import Answer, Event, Failure, Job, Piece, Runner
 from llm_core.serving.paged import PagedRunner
 from llm_core.serving.registry import RegisteredVersion
+from llm_core.serving.settings import DEFAULT_SETTINGS, Backend, RunnerSettings
 from llm_core.serving.vectors import embed
 from llm_core.tokenizer import StreamDecoder, Tokenizer, TokenizerError
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_TOKENS = 4
+WARM_UP_TOKENS, COMPARED_TOKENS = 4, 5
 # How far a logit may be from torch's in float32, in standard deviations of the logits.
 MOST_ERROR: Mapping[Precision, float] = {"float32": 0.01, "bfloat16": 0.3, "int8": 1.0}
-
-
-@dataclass(frozen=True)
-class RunnerSettings:
-    """How models are run."""
-
-    precision: Precision = "float32"
-    """Of weights, keys and values. float32 is what was trained and judged; the others are faster."""
-    threads: int = 1
-    max_running: int = 32
-    """Answers that are written at the same time."""
-    cache_bytes: int = 1 << 30
-    """Most memory for one model's keys and values."""
-
-
-DEFAULT_SETTINGS = RunnerSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +53,7 @@ class LoadedModel:
     runner: Runner = field(default_factory=lambda: AloneRunner(RunnerSettings.max_running))
     card: Card = Card()
     codec: Codec = field(kw_only=True)
+    backend: Backend = "tidemill"
 
     @classmethod
     def load(cls, version: RegisteredVersion, folder: Path, settings: RunnerSettings = DEFAULT_SETTINGS) -> LoadedModel:
@@ -75,11 +62,7 @@ class LoadedModel:
         Raises ArtifactError or ModelError for a wrong or damaged folder, NotFinite for weights that do not compute,
         GoldenMismatch for a model that does not say here what it said when it was registered.
         """
-        artifact = Artifact.open(folder, "model")
-        if artifact.digest != version.artifact:
-            raise ArtifactError(
-                f"{folder}: digest {artifact.digest} is not {version.artifact}, registered as {version.name}"
-            )
+        artifact = _verify(version, folder)
         network, codec = load_pretrained(folder), Codec(folder)
         speller = _speller(folder, network.task)
         config: Any = network.config
@@ -90,10 +73,29 @@ class LoadedModel:
         if tag := version.tags.get(golden.TAG):
             golden.Golden.from_tag(tag).check(network, speller or Tokenizer.load(folder))
         num_parameters = sum(parameter.numel() for parameter in network.parameters())
-        runner = _runner(network, settings)
+        runner = (
+            _runner(network, settings) if settings.backend == "tidemill" else _start(version, folder, network, settings)
+        )
         chat, card = ChatTemplate.read(folder), Card.read(artifact)
-        loaded = cls(version, network, speller, chat, config.context, num_parameters, runner, card, codec=codec)
-        loaded._warm_up()
+        loaded = cls(
+            version,
+            network,
+            speller,
+            chat,
+            config.context,
+            num_parameters,
+            runner,
+            card,
+            settings.backend,
+            codec=codec,
+        )
+        try:
+            loaded._warm_up(settings)
+        except BaseException:
+            runner.close()
+            raise
+        if settings.backend != "tidemill":
+            network.to("meta")  # the program has the weights; config and shapes are all that is asked for from now on
         return loaded
 
     @property
@@ -157,20 +159,29 @@ class LoadedModel:
             ids += [specials[piece]] if place % 2 else self.tokenizer.encode(piece)
         return tuple(ids)
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, settings: RunnerSettings) -> None:
         """Write a few tokens, so that the first request is as fast as the others and bad weights never serve."""
         if self.task not in GENERATING:
             self._read_once()
             return
+        self._write(self.encode_prompt("The"), WARM_UP_TOKENS)
+        if not isinstance(self.runner, AloneRunner):
+            self._compare(settings)
+
+    def _write(self, ids: tuple[int, ...], max_tokens: int, num_top: int = 0) -> list[Token]:
+        """The greedy answer, before anyone else asks; raises NotFinite where it fails."""
         events: list[Event] = []
-        greedy = Sampling(temperature=0.0)
-        self.runner.add(Answer(Job(self, self.encode_prompt("The"), WARM_UP_TOKENS, greedy), events.append))
+        news = threading.Event()
+        job = Job(self, ids, max_tokens, Sampling(temperature=0.0), num_top=num_top)
+        self.runner.add(Answer(job, events.append, news.set))
         while self.runner.num_running + self.runner.num_waiting:
+            if self.runner.is_idle:
+                news.wait()
+            news.clear()
             self.runner.step()
         if isinstance(events[-1], Failure):
             raise NotFinite(events[-1].message)
-        if isinstance(self.runner, PagedRunner):
-            self._compare(self.runner)
+        return [token for event in events if isinstance(event, Piece) for token in event.tokens]
 
     def _read_once(self) -> None:
         network: Any = self.network
@@ -178,14 +189,41 @@ class LoadedModel:
         if not vectors[0].isfinite().all():
             raise NotFinite(f"{self.name} finds numbers that are none; its weights are damaged")
 
-    def _compare(self, runner: PagedRunner) -> None:
-        """Raise NotFinite where the kernel computes something else than torch does."""
-        ids = self.encode_prompt(golden.TEXT)[: self.context]
+    def _compare(self, settings: RunnerSettings) -> None:
+        """Raise NotFinite where the engine computes something else than torch does."""
+        ids = self.encode_prompt(golden.TEXT)[: self.context - 1]
         with torch.inference_mode():
             expected = self.network(torch.tensor([ids])).logits[0, -1]
-        error = float((torch.from_numpy(runner.logits_of(ids)) - expected).abs().max() / expected.std())
-        if not error <= MOST_ERROR[runner.precision]:
-            raise NotFinite(f"the kernel's logits are {error:.3g} standard deviations off in {runner.precision}")
+        if isinstance(self.runner, PagedRunner):
+            errors = torch.from_numpy(self.runner.logits_of(ids)) - expected
+        else:
+            (token,) = self._write(ids, max_tokens=1, num_top=COMPARED_TOKENS)
+            places, found = zip(*token.top, strict=True)
+            errors = torch.tensor(found) - expected.log_softmax(-1)[list(places)]
+        error = float(errors.abs().max() / expected.std())
+        if not error <= MOST_ERROR[settings.precision]:
+            raise NotFinite(
+                f"{settings.backend}'s logits are {error:.3g} standard deviations off in {settings.precision}"
+            )
+
+
+def _verify(version: RegisteredVersion, folder: Path) -> Artifact:
+    """The artifact at `folder`; raises ArtifactError unless it is the registered one, to the byte."""
+    artifact = Artifact.open(folder, "model")
+    if artifact.digest != version.artifact:
+        raise ArtifactError(
+            f"{folder}: digest {artifact.digest} is not {version.artifact}, registered as {version.name}"
+        )
+    return artifact
+
+
+def _start(version: RegisteredVersion, folder: Path, network: Any, settings: RunnerSettings) -> Runner:
+    """Another engine's program, which looks at the artifact again whenever it is started again."""
+
+    def verify() -> None:
+        _verify(version, folder)
+
+    return backends.start(version.name, folder, network, settings, verify)
 
 
 def _speller(folder: Path, task: Task) -> Tokenizer | None:

@@ -67,6 +67,8 @@ class PagedRunner:
     """All answers of one model version; one thread steps it."""
 
     can_constrain = True
+    is_idle = False
+    trouble: str | None = None
 
     def __init__(self, decoder: NativeDecoder, max_running: int, threads: int = 1) -> None:
         self.counts = Counts()
@@ -127,6 +129,9 @@ class PagedRunner:
         for text in texts:
             self._pool.release(text.blocks)
             text.answer.fail(message, is_shutdown)
+
+    def close(self) -> None:
+        """Nothing is held outside of this process."""
 
     def _drop_cancelled(self) -> None:
         for text in [text for text in self._running if text.answer.is_cancelled]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from llm_core.serving import request_log
+from llm_core.serving import backends, request_log
 from llm_core.serving.access import Gate
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import MAX_OPEN, Engine
@@ -24,10 +24,10 @@ from llm_core.serving.follower import POLL_SECONDS, AdmitChallenger, Follower, a
 from llm_core.serving.hosting import Host
 from llm_core.serving.keys import Keys, read_keys
 from llm_core.serving.limits import Limiter
-from llm_core.serving.loaded import DEFAULT_SETTINGS, RunnerSettings
 from llm_core.serving.middleware import MAX_BODY_BYTES
 from llm_core.serving.registry import RegisteredVersion, Registry
 from llm_core.serving.samples import Samples
+from llm_core.serving.settings import DEFAULT_SETTINGS, RunnerSettings
 from llm_core.serving.usage import Usage
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ def serve(
 
     `admit` raises for a version that may not serve, `admit_challenger` for one that may not be tried. One CPU thread is
     the default: on small models more of them gain little, and beside a training that holds the cores they wait for each
-    other (130 tokens/s fell to 10 for 4M parameters on two cores). Raises OpenToOthers, KeyFileError or PortTaken
-    before anything is loaded.
+    other (130 tokens/s fell to 10 for 4M parameters on two cores). Raises NotInstalled, OpenToOthers,
+    KeyFileError or PortTaken before anything is loaded.
 
     `keys` is the file of the API keys that are let in; usage is counted in a database beside it. Without it the server
     is open, which `without_keys` must say where not only this machine reaches it. `samples` is closed in the end.
@@ -87,6 +87,7 @@ def serve(
         require_loopback(host)
     if keys is not None:
         read_keys(keys)
+    backends.require(settings)
     listener = open_listener(host, port)
     torch.set_num_threads(settings.threads)
     with ExitStack() as stack:

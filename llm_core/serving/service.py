@@ -85,7 +85,7 @@ class Service:
     def state(self) -> dict[str, Any]:
         """Whether requests are answered, by which versions, and what the registry says."""
         lines = {name: _line_state(line) for name, line in self.host.lines.items()}
-        is_served = any(line.champion for line in self.host.lines.values())
+        is_served = any(line.champion and not line.champion.runner.trouble for line in self.host.lines.values())
         status = "draining" if self.engine.is_draining else "ready" if is_served else "waiting"
         return {"status": status, "line": self.host.first.name, **lines[self.host.first.name], "lines": lines}
 
@@ -99,7 +99,14 @@ def _line_state(line: Line) -> dict[str, Any]:
     described = describe(line.champion) if line.champion else None
     previous = line.previous.name if line.previous else None
     trial = line.trial.state() if line.trial else None
-    return {"model": described, "previous": previous, "trial": trial, "registry": asdict(line.following)}
+    trouble = line.champion.runner.trouble if line.champion else None
+    return {
+        "model": described,
+        "previous": previous,
+        "trial": trial,
+        "trouble": trouble,
+        "registry": asdict(line.following),
+    }
 
 
 def _reason(line: Line) -> str:
@@ -135,6 +142,7 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "has_chat_template": model.chat is not None,
         "task": model.task,
         "routes": routes_of(model),
+        "backend": model.backend,
     }
 
 
