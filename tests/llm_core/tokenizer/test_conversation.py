@@ -36,7 +36,7 @@ def served(learned: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Load
     learned.save(folder)
     version = RegisteredVersion("tiny", "1", artifact="", key="")
     return LoadedModel(
-        version, nn.Identity(), Tokenizer.load(folder), ChatTemplate.read(folder), 0, 0, codec=Codec(folder)
+        version, nn.Identity(), Tokenizer.load(folder), ChatTemplate.read(folder), 4096, 0, codec=Codec(folder)
     )
 
 
