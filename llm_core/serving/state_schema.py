@@ -24,6 +24,8 @@ class ModelFacts(Part):
     """What the model's head is for."""
     routes: list[str]
     """The routes that it answers."""
+    backend: str
+    """The engine that writes: ours, or the program of another."""
 
 
 class ModelEntry(Part):
@@ -101,6 +103,8 @@ class LineState(Part):
     model: ModelFacts | None
     previous: str | None
     trial: TrialState | None
+    trouble: str | None
+    """Why nothing can be answered now, where another engine's program is started again."""
     registry: RegistryState
 
 

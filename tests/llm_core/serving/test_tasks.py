@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from llm_core.pipeline import pipeline
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.reply_schema import RewriteReply
+from llm_core.serving.settings import DEFAULT_SETTINGS
 from llm_core.serving.task_schema import AnswerReply, ClassifyReply, ExplainReply
 from tests.llm_core.serving.families import FolderOf, Loaded, fits, refusal
 
@@ -232,4 +233,4 @@ def test_a_model_that_finds_no_numbers_is_not_taken_into_service(loaded: Loaded)
     network: Any = copy.deepcopy(model.network)
     torch.nn.init.constant_(network.bert.encoder.layer[0].output.dense.weight, float("nan"))
     with pytest.raises(ValueError, match="finds numbers that are none; its weights are damaged"):
-        replace(model, network=network)._warm_up()
+        replace(model, network=network)._warm_up(DEFAULT_SETTINGS)
