@@ -200,7 +200,8 @@ EVENTS = "text/event-stream"
 
 def or_events(model: type[Part]) -> dict[int | str, dict[str, Any]]:
     """A reply that comes whole, or as server-sent events where a stream is asked for."""
-    events = {"type": "string", "description": "data: {...} lines with chunks of the reply, data: [DONE] at the end"}
+    told = {"type": "string", "description": "A chunk of the reply in JSON; [DONE] at the end."}
+    events = {"type": "object", "description": "Each event.", "properties": {"data": told}, "required": ["data"]}
     return {200: {"model": model, "content": {EVENTS: {"schema": events}}, "description": "What was written"}}
 
 

@@ -50,7 +50,7 @@ class AnswerRequest(Body):
     model: str
     """NAME or NAME@VERSION of the model, as /v1/models lists it."""
     question: Text
-    context: Annotated[Text, Field(max_length=1_000_000)]
+    context: Annotated[Text, Field(max_length=200_000)]
     """Where the answer is looked for; it may be longer than the model's context."""
     top_k: int = Field(default=1, ge=1, le=MAX_ANSWERS)
     """So many of the likeliest answers."""
