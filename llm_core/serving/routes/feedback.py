@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, Literal, Self
 
 from fastapi import APIRouter, Request
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from llm_core.serving.body import Body
@@ -20,6 +20,15 @@ router = APIRouter()
 
 class Feedback(Body):
     """POST /v1/feedback: a rating, stars or a better answer, or several of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {name: {"type": kind}}, "required": [name]}
+                for name, kind in (("rating", "integer"), ("stars", "integer"), ("correction", "string"))
+            ]
+        }
+    )
 
     id: str = Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")
     """The `id` of the response that is meant."""

@@ -94,6 +94,8 @@ def test_what_the_document_allows_is_taken(client: TestClient, path: str, values
         ("/v1/translate", {"input": "The", "num_beams": 2, "stream": True}),
         ("/tokenize", {"prompt": "The", "messages": HELLO}),
         ("/tokenize", {}),
+        ("/v1/feedback", {"id": "cmpl-1"}),
+        ("/v1/feedback", {"id": "cmpl-1", "rating": None}),
     ],
 )
 def test_what_the_document_forbids_is_refused(client: TestClient, path: str, values: dict[str, Any]) -> None:
