@@ -24,20 +24,20 @@ def deploy(cfg: Deploy, champion: Entry, url: str, ledger: Ledger) -> Entry:
         return done
     name = f"{champion.line}@{champion.body['version']}"
     with httpx.Client(base_url=url, timeout=cfg.timeout_seconds, trust_env=False) as client:
-        _await_version(cfg, client, name)
+        _await_version(cfg, client, champion.line, name)
         answer = _ask(cfg, client, champion.line, name)
     body = {"version": champion.body["version"], "prompt": cfg.prompt, **answer}
     return ledger.append("served", champion.line, champion.hash, body)
 
 
-def _await_version(cfg: Deploy, client: httpx.Client, name: str) -> None:
+def _await_version(cfg: Deploy, client: httpx.Client, line: str, name: str) -> None:
     deadline = time.monotonic() + cfg.timeout_seconds
     said = "nothing"
     while time.monotonic() < deadline:
         try:
             response = client.get("/ready")
             said = response.text
-            if response.is_success and name in said:
+            if response.is_success and _champion(response.json(), line) == name:
                 return
         except httpx.TransportError as problem:
             said = str(problem)
@@ -46,6 +46,12 @@ def _await_version(cfg: Deploy, client: httpx.Client, name: str) -> None:
         f"{client.base_url}: does not serve {name} after {cfg.timeout_seconds:g} s; it last said: {said}; "
         f"see .tidemill/servers/model.log, or give deploy.timeout_seconds more"
     )
+
+
+def _champion(state: dict[str, Any], line: str) -> str | None:
+    """The version that answers for a line; the server's words name others too, as a challenger on trial."""
+    model = (state["lines"].get(line) or {}).get("model") or {}
+    return model.get("name")
 
 
 def _ask(cfg: Deploy, client: httpx.Client, line: str, name: str) -> dict[str, Any]:

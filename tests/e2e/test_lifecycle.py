@@ -273,8 +273,11 @@ def test_a_better_version_is_tried_in_service_before_it_is_champion(ws: Workspac
     server = find(ws.home, "model")
     assert server is not None and server.url is not None, done.stderr[-3000:]
     settings = ("deploy.canary_percent=50", "deploy.canary_min_requests=4", "train.steps=90")
+    champion, seen = Ledger(ws.home).champion("tiny"), Counter[str]()
+    assert champion is not None
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+        await_version(client, f"tiny@{champion.body['version']}")
     running = start_run(ws, *(word for setting in settings for word in ("--set", setting)))
-    seen: Counter[str] = Counter()
     try:
         with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
             while running.poll() is None:

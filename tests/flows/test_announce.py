@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flows.announce import Announcer
+from llm_core.serving.canary import Verdict
 from llm_core.serving.hosting import Line
 
 
@@ -57,3 +58,16 @@ def test_a_prefect_that_is_away_costs_a_warning_and_nothing_else(caplog: pytest.
         threading.Event().wait(0.01)
     assert [record.message for record in caplog.records if "cannot be told" in record.message][1:] == []
     assert caplog.records
+
+
+def test_a_reverted_challenger_becomes_an_event_of_its_line(received: tuple[str, list[Any]]) -> None:
+    api, got = received
+    announcer = Announcer(api)
+    announcer.judged("tiny", "tiny@2", Verdict("reverted", "worse: failures"))
+    for _ in range(500):
+        if got:
+            break
+        threading.Event().wait(0.01)
+    (event,) = got[0][1]
+    assert event["event"] == "tidemill.model.reverted"
+    assert event["payload"] == {"version": "tiny@2", "reason": "worse: failures"}
