@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from llm_core.serving.app import Service, create_app
+from llm_core.serving.canary import Canary, Trial
 from llm_core.serving.engine import Engine
 from llm_core.serving.follower import Follower
 from llm_core.serving.hosting import Host
@@ -71,6 +72,15 @@ def test_the_line_asked_longest_ago_gives_way_and_comes_back_when_asked(
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
         followers[1].check()
         assert ask("line1") == 200 and sum(1 for _ in host.models()) == 2
+
+
+def test_a_challenger_takes_the_place_of_the_version_before(script: Any) -> None:
+    first, second, third = (script("a", version=number) for number in "123")
+    host = Host(["tiny"], most_bytes=2 * first.num_bytes)
+    for model in (first, second):
+        host.first.install(model)
+    host.first.begin(Trial(third, Canary()))
+    assert list(host.models()) == [second, third] and host.first.previous is None
 
 
 @dataclass
