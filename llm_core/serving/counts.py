@@ -23,10 +23,17 @@ class Counts:
     """Time of the steps that are over."""
     step_began: float = 0.0
     """When the present one began, on the monotonic clock; 0 between steps."""
+    is_elsewhere: bool = False
+    """Whether another process does the work, so that a step only takes in what has come."""
 
     @property
     def worked(self) -> float:
-        """Seconds spent in steps until now: a clock that stands still while other models have their turn."""
+        """Seconds spent in steps until now: a clock that stands still while other models have their turn.
+
+        Work elsewhere takes no turns: its clock is the one on the wall.
+        """
+        if self.is_elsewhere:
+            return time.monotonic()
         began = self.step_began
         return self.step_seconds + (time.monotonic() - began if began else 0.0)
 

@@ -179,3 +179,5 @@ class Engine:
             num_running = sum(runner.num_running for runner in runners)
             self._num_open = max(self._num_waiting + num_running - len(self._spare), 0)
             self._busy = [model for model in self._busy if model.runner.num_running + model.runner.num_waiting]
+            if not (self._busy or self._arrived):
+                self._spare, self._leaving = [], []  # they would hold a model that has gone

@@ -80,7 +80,7 @@ class BackendRunner:
 
     def __init__(self, program: Program, start_seconds: float) -> None:
         """Start the program; raises BackendError where it does not get well."""
-        self.counts = Counts()
+        self.counts = Counts(is_elsewhere=True)
         self._program, self._max_running = program, program.max_running
         self._supervisor = Supervisor(program, start_seconds)
         self._running: list[Writing] = []

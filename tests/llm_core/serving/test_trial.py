@@ -219,7 +219,8 @@ def test_a_copy_gives_way_to_who_asks_and_begins_again(engine: Engine, service: 
     service.judge.copy(trial, service.named("tiny", Caller()), "user", lambda model: jobs_of(model))
     until(lambda: slow.network.num_calls == 2)
     with TestClient(create_app(service)) as client:
-        asked = threading.Thread(target=ask, args=(client,))
+        other = next(user for user in USERS if trial.side(user) != "challenger")
+        asked = threading.Thread(target=ask, args=(client,), kwargs={"user": other})
         asked.start()
         until(lambda: engine.num_open == 1)
         gate.release(100)

@@ -15,10 +15,13 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
+from llm_core.generate import Sampling
 from llm_core.serving.app import Service, create_app
 from llm_core.serving.engine import Engine
+from llm_core.serving.evidence import Answered
 from llm_core.serving.follower import Follower
 from llm_core.serving.hosting import Host
+from llm_core.serving.jobs import Job
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.registry import RegisteredVersion
 from llm_core.serving.settings import RunnerSettings
@@ -305,3 +308,12 @@ def test_a_swap_under_load_fails_no_request_and_the_old_program_ends_last(
 def children() -> list[psutil.Process]:
     """The programs that this process has started."""
     return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_trial_times_a_program_by_the_clock_on_the_wall(engine: Engine, play: Play) -> None:
+    slow = play(delay=0.05)
+    job = Job(slow, slow.encode_prompt("The"), max_tokens=4, sampling=Sampling(temperature=0.0))
+    answer = engine.submit(job, lambda event: None)
+    wait_until(lambda: answer.times.ended > 0)
+    seen = Answered.of("user", answer, "length")
+    assert seen.each is not None and 0.04 < seen.each < 1
