@@ -21,9 +21,11 @@ ROUTES: Mapping[Task, tuple[str, ...]] = {
     "embedding": (),
 }
 FOR_ALL = ("embeddings", "tokenize", "detokenize")
+ELSEWHERE = (*WRITING, "tokenize", "detokenize")
+"""What needs no weights in this process."""
 
 
 def routes_of(model: LoadedModel) -> list[str]:
     """The routes that this model answers."""
     own = (route for route in ROUTES[model.task] if model.writes or route not in WRITING)
-    return [*own, *FOR_ALL]
+    return [route for route in (*own, *FOR_ALL) if model.backend == "tidemill" or route in ELSEWHERE]

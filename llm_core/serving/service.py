@@ -67,7 +67,8 @@ class Service:
         model = self.named(name, caller)
         possible = routes_of(model)
         if route not in possible:
-            message = f"{model.name} is a {model.task} model and cannot do {route}; it can do {', '.join(possible)}"
+            kind = f"{model.task} model" + (f" in {model.backend}" if model.backend != "tidemill" else "")
+            message = f"{model.name} is a {kind} and cannot do {route}; it can do {', '.join(possible)}"
             raise ApiError(HTTPStatus.BAD_REQUEST, message, "unsupported_task", "model")
         return model
 

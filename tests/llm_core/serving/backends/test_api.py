@@ -138,6 +138,26 @@ def test_the_end_waits_for_min_tokens(client: TestClient, host: Host, play: Play
         assert body["choices"][0]["finish_reason"] == ("length" if count == 5 else "stop")
 
 
+def test_an_end_that_is_ignored_is_a_token_like_others(client: TestClient, host: Host, play: Play) -> None:
+    host.first.install(play("ab", ends=True))
+    choice = ask(client, max_tokens=8, temperature=0, ignore_eos=True).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("ababab", "length")
+
+
+def test_what_needs_the_weights_here_is_not_offered(client: TestClient, host: Host, loaded: LoadedModel) -> None:
+    host.first.install(loaded)
+    assert client.get("/ready").json()["model"]["routes"] == [
+        "completions",
+        "chat/completions",
+        "tokenize",
+        "detokenize",
+    ]
+    refused = client.post("/v1/embeddings", json={"model": "tiny", "input": "The"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_task")
+    assert f"is a causal_lm model in {loaded.backend} and cannot do embeddings" in refused.json()["error"]["message"]
+    assert client.post("/tokenize", json={"model": "tiny", "prompt": "The"}).status_code == 200
+
+
 SENT = {
     "temperature": 0.7,
     "top_p": 0.9,
