@@ -60,7 +60,8 @@ class LoadedModel:
         """Load the artifact at `folder` after checking every file's sha256 and that it is the registered one.
 
         Raises ArtifactError or ModelError for a wrong or damaged folder, NotFinite for weights that do not compute,
-        GoldenMismatch for a model that does not say here what it said when it was registered.
+        GoldenMismatch for a model that does not say here what it said when it was registered, BackendError for another
+        engine's program that does not get well or computes something else.
         """
         artifact = _verify(version, folder)
         network, codec = load_pretrained(folder), Codec(folder)
@@ -169,7 +170,7 @@ class LoadedModel:
             self._compare(settings)
 
     def _write(self, ids: tuple[int, ...], max_tokens: int, num_top: int = 0) -> list[Token]:
-        """The greedy answer, before anyone else asks; raises NotFinite where it fails."""
+        """The greedy answer, before anyone else asks; raises NotFinite or BackendError where it fails."""
         events: list[Event] = []
         news = threading.Event()
         job = Job(self, ids, max_tokens, Sampling(temperature=0.0), num_top=num_top)
@@ -180,7 +181,7 @@ class LoadedModel:
             news.clear()
             self.runner.step()
         if isinstance(events[-1], Failure):
-            raise NotFinite(events[-1].message)
+            raise self._unfit(events[-1].message)
         return [token for event in events if isinstance(event, Piece) for token in event.tokens]
 
     def _read_once(self) -> None:
@@ -190,7 +191,7 @@ class LoadedModel:
             raise NotFinite(f"{self.name} finds numbers that are none; its weights are damaged")
 
     def _compare(self, settings: RunnerSettings) -> None:
-        """Raise NotFinite where the engine computes something else than torch does."""
+        """Raise NotFinite or BackendError where the engine computes something else than torch does."""
         ids = self.encode_prompt(golden.TEXT)[: self.context - 1]
         with torch.inference_mode():
             expected = self.network(torch.tensor([ids])).logits[0, -1]
@@ -202,9 +203,12 @@ class LoadedModel:
             errors = torch.tensor(found) - expected.log_softmax(-1)[list(places)]
         error = float(errors.abs().max() / expected.std())
         if not error <= MOST_ERROR[settings.precision]:
-            raise NotFinite(
+            raise self._unfit(
                 f"{settings.backend}'s logits are {error:.3g} standard deviations off in {settings.precision}"
             )
+
+    def _unfit(self, message: str) -> ValueError:
+        return NotFinite(message) if self.backend == "tidemill" else backends.BackendError(message)
 
 
 def _verify(version: RegisteredVersion, folder: Path) -> Artifact:

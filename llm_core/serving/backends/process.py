@@ -33,6 +33,7 @@ not, before it is replaced."""
 SILENT_SECONDS = 300.0
 """Longest time without a byte in an answer: a long prompt on a slow machine is read silently."""
 GRACE_SECONDS = 10.0
+AGAIN = "; it is being started again"
 TAIL_BYTES = 2000
 # The program ends when the thread that started it does, however this process ends; SIGINT may have been ignored.
 LAUNCH = """
@@ -52,6 +53,7 @@ class Supervisor:
     def __init__(self, program: Program, start_seconds: float) -> None:
         self.trouble: str | None = None
         """Why the program answers nothing now."""
+        self._last_trouble = ""
         self._program, self._start_seconds = program, start_seconds
         self._client: httpx.AsyncClient | None = None
         self._tail = b""
@@ -75,14 +77,15 @@ class Supervisor:
     def client(self) -> httpx.AsyncClient:
         """What the program is asked through; raises BackendError while it is down."""
         if self._client is None:
-            raise BackendError(self.trouble or "it was stopped")
+            raise BackendError(self.trouble or "it is not running")
         return self._client
 
-    async def reason(self, problem: Exception) -> str:
-        """Why asking the program failed: a broken connection is mostly its death, which shows a moment later."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_down.wait(), 1.0)
-        return self.trouble or f"{type(problem).__name__}: {problem}"
+    async def reason(self, problem: Exception, client: httpx.AsyncClient) -> str:
+        """Why asking through `client` failed: mostly the program's death, which shows a moment later, or long ago."""
+        if client is self._client:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_down.wait(), 1.0)
+        return self._last_trouble if client is not self._client else f"{type(problem).__name__}: {problem}"
 
     def stop(self) -> None:
         """Begin to end the program and the thread; safe to call from any thread, and again."""
@@ -106,7 +109,8 @@ class Supervisor:
                 async with self._running() as process:
                     self._up(time.monotonic() - began)
                     reason = await self._watch(process)
-            except (ValueError, OSError) as problem:
+                    self._fell(reason)  # noted at once: its end may take a while
+            except Exception as problem:  # whoever waits for the start must be told, whatever it is
                 reason = str(problem)
             if not self._goes_on(reason):
                 return
@@ -124,17 +128,21 @@ class Supervisor:
 
     def _goes_on(self, reason: str) -> bool:
         """Note why it is down; False where it will not be started again."""
-        if self._is_stopping.is_set():
-            self.trouble = "it was stopped"
-            return False
         if not self._first.done():
             self.trouble = reason
             self._first.set_exception(BackendError(f"{reason}{self._last_words()}"))
             return False
-        self.trouble = f"{reason}; it is being started again"  # told to clients, whom its last words do not concern
+        if self._is_stopping.is_set():
+            self.trouble = "it was stopped"
+            return False
+        self._fell(reason)
         self._is_down.set()
         logger.error("%s%s", self.trouble, self._last_words())
         return True
+
+    def _fell(self, reason: str) -> None:
+        # Told to clients, whom its last words do not concern.
+        self.trouble = self._last_trouble = f"{reason}{AGAIN}"
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -144,7 +152,8 @@ class Supervisor:
         process = await self._launch(port, key)
         reading = asyncio.ensure_future(self._read(process))
         headers, timeout = {"authorization": f"Bearer {key}"}, httpx.Timeout(10, read=SILENT_SECONDS, pool=None)
-        limits = httpx.Limits(max_connections=None, keepalive_expiry=60)
+        # A new connection for each answer: one that is kept may be closed by the program just as it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         try:
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=timeout, limits=limits, trust_env=False
@@ -198,6 +207,8 @@ class Supervisor:
         finally:
             for wait in waits:
                 wait.cancel()
+        if self._is_stopping.is_set():
+            return "it was stopped"
         if process.returncode is None:
             return f"{self._program.name} hangs: it did not say that it is well {MAX_MISSES} times"
         return self._ended(process, "")

@@ -105,7 +105,7 @@ class BackendRunner:
     @property
     def is_idle(self) -> bool:
         """Whether a step would find nothing to do until something comes from the program."""
-        can_begin = self._waiting and (len(self._running) < self._max_running or self.trouble)
+        can_begin = self._waiting and len(self._running) < self._max_running
         is_left = any(writing.answer.is_cancelled for writing in (*self._running, *self._waiting))
         return not (can_begin or is_left or any(writing.mailbox.news for writing in self._running))
 
@@ -120,8 +120,6 @@ class BackendRunner:
                 self._running.remove(writing)
                 writing.stop_asking()
         self._waiting = deque(writing for writing in self._waiting if not writing.answer.is_cancelled)
-        while self._waiting and self.trouble:
-            self._waiting.popleft().answer.fail(self._named(self.trouble), is_temporary=True)
         while self._waiting and len(self._running) < self._max_running:
             self._begin(self._waiting.popleft())
         self.counts.steps += 1
@@ -184,7 +182,7 @@ async def _ask(program: Program, supervisor: Supervisor, request: Request, mailb
                     mailbox.tell(token)
         mailbox.tell(End())
     except httpx.HTTPError as problem:
-        mailbox.tell(Broken(await supervisor.reason(problem), is_temporary=True))
+        mailbox.tell(Broken(await supervisor.reason(problem, client), is_temporary=True))
     except BackendError as problem:
         mailbox.tell(Broken(str(problem), is_temporary=supervisor.trouble is not None))
     except Exception as problem:  # the boundary between the threads: nobody else would notice

@@ -116,6 +116,7 @@ class Server(ThreadingHTTPServer):
     """One model's server."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, port: int, name: str, handler: type[Handler], key: str) -> None:
         super().__init__(("127.0.0.1", port), handler)

@@ -193,7 +193,9 @@ def running(command: list[str], model: Path, *options: str) -> Iterator[httpx.Cl
     process = subprocess.Popen([*command, *listen, *options], env=environment, stderr=subprocess.DEVNULL)
     try:
         headers = {"authorization": f"Bearer {key}"}
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30) as client:
+        settings: dict[str, Any] = {"trust_env": False, "timeout": 30}
+        settings["limits"] = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, **settings) as client:
             deadline = time.monotonic() + 60
             while not is_well(client):
                 assert process.poll() is None and time.monotonic() < deadline
