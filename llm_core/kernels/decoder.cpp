@@ -163,7 +163,8 @@ class Decoder {
 
     void run(const Step& step) {
         const int M = step.num_rows, C = shape_.width;
-        Work work(shape_, M);
+        if (!work_ || M > work_->rows) work_.reset(), work_ = std::make_unique<Work>(shape_, M);
+        Work& work = *work_;
         embed(step, work.states.get());
         for (int l = 0; l < shape_.num_layers; l++) {
             const Layer& layer = layers_[l];
@@ -181,11 +182,12 @@ class Decoder {
     }
 
   private:
-    struct Work {  // what one step holds; made anew, as steps differ in their number of rows
+    struct Work {  // what a step holds; kept for the next, as getting and clearing memory would take a twentieth of it
+        int rows;
         Aligned<float> states, projected, inner;
         Activations input, attended, activated;
         Work(const Shape& s, int M)
-            : states(aligned<float>(size_t(M) * s.width)),
+            : rows(M), states(aligned<float>(size_t(M) * s.width)),
               projected(aligned<float>(size_t(M) * (s.num_heads + 2 * s.num_kv_heads) * s.head_size)),
               inner(aligned<float>(size_t(M) * s.mlp_width * (s.activation == SWIGLU ? 2 : 1))),
               input(Precision(s.precision), M, s.width),
@@ -439,6 +441,7 @@ class Decoder {
     KeyValueBlocks blocks_;
     Vector embeddings_, places_, cos_, sin_, norm_, norm_bias_;
     Weights head_;
+    std::unique_ptr<Work> work_;
 };
 
 static thread_local std::string problem;

@@ -9,12 +9,15 @@
 #include <memory>
 #include <vector>
 
+#include <sys/mman.h>
+
 #include "vectors.h"
 
 enum Precision { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
 constexpr int PANEL = 2 * LANES;
-constexpr size_t CACHE_LINE = 64;
+constexpr size_t CACHE_LINE = 64, HUGE_PAGE = size_t(2) << 20;
+constexpr int AHEAD = 4096 / sizeof(uint32_t);  // of weights that are asked for before their turn: a page
 #if defined(__AVX512F__)
 constexpr int MAX_ROWS = 12;  // 24 of the 32 registers hold sums
 #else
@@ -24,10 +27,12 @@ constexpr int MAX_ROWS = 2;  // a vector takes two registers of sixteen
 struct Freed { void operator()(void* p) const { std::free(p); } };
 template <class T> using Aligned = std::unique_ptr<T[], Freed>;
 
+// Zeros. Large memory begins at a huge page: the system then finds it in a few steps, not one for each 4 KiB.
 template <class T> Aligned<T> aligned(size_t count) {
-    const size_t bytes = (std::max<size_t>(count, 1) * sizeof(T) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-    void* memory = std::aligned_alloc(CACHE_LINE, bytes);
-    if (!memory) throw std::bad_alloc();
+    const size_t bytes = std::max<size_t>(count, 1) * sizeof(T);
+    void* memory = nullptr;
+    if (posix_memalign(&memory, bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE, bytes)) throw std::bad_alloc();
+    if (bytes >= HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
     std::memset(memory, 0, bytes);
     return Aligned<T>(static_cast<T*>(memory));
 }
@@ -126,6 +131,12 @@ template <Precision P> struct Product {
     static inline Floats add(Floats sum, Floats w, uint32_t x) {
         float factor;
         std::memcpy(&factor, &x, 4);
+#if defined(__AVX512F__)
+        if constexpr (P == BFLOAT16) {  // left to itself, GCC 12 moves sums about: a fifth more time
+            asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(_mm512_set1_ps(factor)));
+            return sum;
+        }
+#endif
         return sum + w * factor;
     }
 };
@@ -154,13 +165,18 @@ static inline void tile(const Weights& w, int first_panel, const Activations& x,
     const uint32_t* at = w.panel(first_panel);
     const size_t next_panel = size_t(w.pieces) * PANEL;
     for (int k = 0; k < w.pieces; k++, at += PANEL) {
-        Words weights[V];
-        for (int v = 0; v < V; v++) std::memcpy(&weights[v], at + (v / 2) * next_panel + (v % 2) * LANES, 64);
-        for (int part = 0; part < Each::PARTS; part++)
+        for (int v = 0; v < V; v++) __builtin_prefetch(at + (v / 2) * next_panel + (v % 2) * LANES + AHEAD);
+        for (int part = 0; part < Each::PARTS; part++) {
+            decltype(Each::operand(Words{}, 0)) operands[V];
             for (int v = 0; v < V; v++) {
-                const auto operand = Each::operand(weights[v], part);
-                for (int r = 0; r < R; r++) sums[r][v] = Each::add(sums[r][v], operand, rows[r][k * Each::PARTS + part]);
+                Words weights;
+                std::memcpy(&weights, at + (v / 2) * next_panel + (v % 2) * LANES, 64);
+                operands[v] = Each::operand(weights, part);
             }
+            // Row by row: each number of x is spread over a register once, and no more than one waits there.
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < V; v++) sums[r][v] = Each::add(sums[r][v], operands[v], rows[r][k * Each::PARTS + part]);
+        }
     }
     for (int v = 0; v < V; v++) {
         const int n = first_panel * PANEL + v * LANES;
