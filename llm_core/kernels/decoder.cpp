@@ -110,13 +110,6 @@ class KeyValueBlocks {
   private:
     size_t block_bytes() const { return size_t(BLOCK) * size_ * (halves_ ? 2 : 4); }
     size_t place(int layer, int block, int head) const { return ((size_t(layer) * blocks_ + block) * heads_ + head) * block_bytes(); }
-  public:
-    // Asks for a block that comes next: half of the time would go into waiting for it.
-    void prefetch(const char* from) const {
-        for (size_t i = 0; i < block_bytes(); i += CACHE_LINE) __builtin_prefetch(from + i);
-    }
-
-  private:
     char* reserve() const {
         void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) throw std::bad_alloc();
@@ -296,8 +289,8 @@ class Decoder {
         const int last = position / BLOCK;
         for (int b = first / BLOCK; b <= last; b++) {
             for (int h = 0; h < H; h++) {
-                if (b < last && h % shared == 0) blocks_.prefetch(blocks_.keys(l, table[b + 1], h / shared));
-                Floats found = scores_of_block(blocks_.keys(l, table[b], h / shared), queries + h * padded) * scale;
+                const char* next = b < last ? blocks_.keys(l, table[b + 1], h / shared) : blocks_.values(l, table[first / BLOCK], h / shared);
+                Floats found = scores_of_block(blocks_.keys(l, table[b], h / shared), queries + h * padded, next) * scale;
                 for (int i = 0; i < BLOCK && (b * BLOCK < first || b * BLOCK + BLOCK > position); i++)
                     if (b * BLOCK + i > position || b * BLOCK + i < first) found[i] = -std::numeric_limits<float>::infinity();
                 store(scores + size_t(h) * longest + b * BLOCK, found);
@@ -305,8 +298,9 @@ class Decoder {
         }
     }
 
-    // Dimension d goes to sum d % 4: four chains of additions instead of one that waits for itself.
-    Floats scores_of_block(const char* keys, const float* query) const {
+    // Dimension d goes to sum d % 4: four chains of additions instead of one that waits for itself. Line by line, what
+    // comes `next` is asked for: half of the time would go into waiting for it, and a whole block at once would queue.
+    Floats scores_of_block(const char* keys, const float* query, const char* next) const {
         const int D = blocks_.padded_size();
         Floats sums[4] = {};
         for (int d = 0; d < D; d += 4) {
@@ -314,11 +308,15 @@ class Decoder {
                 for (int i = 0; i < 4; i += 2) {
                     Words pair;
                     std::memcpy(&pair, keys + (d + i) / 2 * 64, 64);
+                    __builtin_prefetch(next + (d + i) / 2 * 64);
                     sums[i] += low_half(pair) * query[d + i];
                     sums[i + 1] += high_half(pair) * query[d + i + 1];
                 }
             } else {
-                for (int i = 0; i < 4; i++) sums[i] += load(reinterpret_cast<const float*>(keys) + (d + i) * BLOCK) * query[d + i];
+                for (int i = 0; i < 4; i++) {
+                    sums[i] += load(reinterpret_cast<const float*>(keys) + (d + i) * BLOCK) * query[d + i];
+                    __builtin_prefetch(next + (d + i) * 64);
+                }
             }
         }
         return (sums[0] + sums[1]) + (sums[2] + sums[3]);
@@ -347,19 +345,19 @@ class Decoder {
         for (int b = first / BLOCK; b <= last; b++) {
             const int end = std::min(BLOCK, position + 1 - b * BLOCK);
             for (int h = 0; h < H; h++) {
-                if (b < last && h % shared == 0) blocks_.prefetch(blocks_.values(l, table[b + 1], h / shared));
                 const char* values = blocks_.values(l, table[b], h / shared);
+                const char* next = blocks_.values(l, table[std::min(b + 1, last)], h / shared);
                 const float *by = shares + size_t(h) * longest + b * BLOCK;
                 int d = 0;
-                for (; d + 4 * LANES <= padded; d += 4 * LANES) weigh_part<HALVES, 4>(values, by, end, d, sums + h * padded + d);
-                for (; d < padded; d += LANES) weigh_part<HALVES, 1>(values, by, end, d, sums + h * padded + d);
+                for (; d + 4 * LANES <= padded; d += 4 * LANES) weigh_part<HALVES, 4>(values, next, by, end, d, sums + h * padded + d);
+                for (; d < padded; d += LANES) weigh_part<HALVES, 1>(values, next, by, end, d, sums + h * padded + d);
             }
         }
     }
 
     // W vectors of 16 dimensions from dimension d on, of the block's first positions; those not seen have a share of 0.
     template <bool HALVES, int W>
-    void weigh_part(const char* values, const float* shares, int end, int d, float* sums) const {
+    void weigh_part(const char* values, const char* next, const float* shares, int end, int d, float* sums) const {
         const int padded = blocks_.padded_size();
         Floats part[W];
         for (int w = 0; w < W; w++) part[w] = load(sums + w * LANES);
@@ -367,12 +365,16 @@ class Decoder {
             for (int w = 0; w < W; w++) {
                 if constexpr (HALVES) {
                     Words pair;
-                    std::memcpy(&pair, values + ((size_t(i) / 2 * padded + d + w * LANES) * 4), 64);
+                    const size_t place = (size_t(i) / 2 * padded + d + w * LANES) * 4;
+                    std::memcpy(&pair, values + place, 64);
+                    __builtin_prefetch(next + place);
                     part[w] += low_half(pair) * shares[i];
                     // What lies behind the end may be anything, and 0 times that no number.
                     if (i + 1 < end) part[w] += high_half(pair) * shares[i + 1];
                 } else {
-                    part[w] += load(reinterpret_cast<const float*>(values) + size_t(i) * padded + d + w * LANES) * shares[i];
+                    const size_t place = (size_t(i) * padded + d + w * LANES) * 4;
+                    part[w] += load(reinterpret_cast<const float*>(values + place)) * shares[i];
+                    __builtin_prefetch(next + place);
                 }
             }
         }
