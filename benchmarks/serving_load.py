@@ -1,7 +1,7 @@
 """Clients of a server under test, in a process of their own: `python -P serving_load.py LOAD.json`.
 
-Each client sends its next request when its last one ends. The first is a shorter one, all of different lengths, so that
-the clients come out of step as they are in life. The clock runs from when every client had its first answer begin, or
+Each client sends its next request when its last one ends. The first that is taken is a shorter one; whichever clients
+come first, these lengths are spread evenly, so that the clients come out of step as they are in life. The clock runs from when every client had its first answer begin, or
 was refused; a request counts if it began and ended while the clock ran. One JSON object on standard output.
 """
 
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 TAKEN, REFUSED = 200, 503
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, less their whole parts, are spread evenly however many there are."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,9 @@ class Clients:
         return seen(self._requests, self._began, ended)
 
     async def _client(self, number: int) -> None:
-        share = (number + 1) / self._load.clients
-        await self._ask(number, max(1, round(share * self._load.new_tokens)))
+        share = (number + 1) * GOLDEN % 1
+        while not await self._ask(number, max(1, round(share * self._load.new_tokens))):
+            pass
         while True:
             await self._ask(number, self._load.new_tokens)
             now = time.perf_counter()
@@ -118,7 +121,8 @@ class Clients:
                 if counted >= self._load.requests:
                     self._is_enough.set()
 
-    async def _ask(self, number: int, new_tokens: int) -> None:
+    async def _ask(self, number: int, new_tokens: int) -> bool:
+        """Ask once; False when the server refused and the time that it named has passed."""
         ids = self._prompts.popleft()
         request = Request(began=time.perf_counter(), is_short=new_tokens < self._load.new_tokens)
         self._requests.append(request)
@@ -128,7 +132,7 @@ class Clients:
                 self._prompts.appendleft(ids)
                 self._heard(number)
                 await asyncio.sleep(exchange.retry_seconds)
-                return
+                return False
             self._prompts.append(ids)
             async for event in exchange.events():
                 if has_text(event):
@@ -138,6 +142,7 @@ class Clients:
         request.ended = time.perf_counter()
         if (request.status, request.num_tokens) != (TAKEN, new_tokens):
             raise RuntimeError(f"status {request.status} and {request.num_tokens} tokens instead of {new_tokens}")
+        return True
 
     def _heard(self, number: int) -> None:
         if number in self._unheard:

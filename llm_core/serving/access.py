@@ -20,14 +20,13 @@ from llm_core.serving.callers import Caller
 from llm_core.serving.errors import RETRY_SECONDS, error_body
 from llm_core.serving.keys import ApiKey, KeyFileError, Keys
 from llm_core.serving.limits import Limited, Limiter
+from llm_core.serving.middleware import end_unread
 
 OPEN_PATHS = frozenset({b"/health", b"/ready"})
 READING = ("GET", "HEAD")
 UNCOUNTED_PATHS = frozenset({"/version"})
 """The playground asks for it all the time."""
 LONGEST_CREDENTIALS = 512
-SMALL_BODY_BYTES = 65_536
-"""What a refused request may still send; where it is more, the connection ends instead."""
 CHALLENGES = (("www-authenticate", 'Bearer realm="tidemill"'), ("www-authenticate", 'Basic realm="tidemill"'))
 """Programs send the key as a bearer token. Browsers ask for a password, which is the key, and any name."""
 
@@ -166,16 +165,8 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
     response = JSONResponse(refusal.body, refusal.status, refusal.headers)
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         response.raw_headers += [(name.encode(), value.encode()) for name, value in CHALLENGES]
-    if not _has_small_body(scope):
-        response.raw_headers.append((b"connection", b"close"))
+    end_unread(response, scope)
     await response(scope, receive, send)
-
-
-def _has_small_body(scope: Scope) -> bool:
-    if _header(scope, b"transfer-encoding"):
-        return False
-    lengths = _header(scope, b"content-length")
-    return all(length.isdigit() and int(length) <= SMALL_BODY_BYTES for length in lengths)
 
 
 def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from llm_core.serving.access import Access, Gate
 from llm_core.serving.errors import ErrorReply, install_handlers
-from llm_core.serving.middleware import MAX_BODY_BYTES, BodyLimit, CountResponses, VersionHeader
+from llm_core.serving.middleware import MAX_BODY_BYTES, Admission, BodyLimit, CountResponses, VersionHeader
 from llm_core.serving.request_log import RequestLog
 from llm_core.serving.routes import card, embeddings, feedback, openai, page, status, tasks, tokens
 from llm_core.serving.samples import Samples
@@ -45,6 +45,7 @@ def create_app(
     install_handlers(app)
     # The last is the outermost: around the access check are only those who watch.
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(Admission, engine=service.engine)
     app.add_middleware(VersionHeader, served=lambda: getattr(service.host.first.champion, "name", None))
     app.add_middleware(Access, gate=gate)
     app.add_middleware(CountResponses, metrics=service.metrics)

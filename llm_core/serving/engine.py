@@ -83,6 +83,13 @@ class Engine:
         """Answers that may be open at once."""
         return self._max_open
 
+    def check_room(self) -> None:
+        """Raises Busy or Draining when no further job can be taken now."""
+        if self._is_draining or self._is_closed:
+            raise Draining("the server is shutting down; ask again when it is back")
+        if self._num_open >= self._max_open:
+            raise Busy(f"{self._num_open} answers are being written or wait already; ask again in a moment")
+
     def submit(self, job: Job, emit: Callable[[Event], None], in_spare_time: bool = False) -> Answer:
         """Queue a job; `emit` is called in the engine's thread, with Finish or Failure last.
 
@@ -92,10 +99,7 @@ class Engine:
         """
         answer = Answer(job, emit, self._wake)
         with self._changed:
-            if self._is_draining or self._is_closed:
-                raise Draining("the server is shutting down; ask again when it is back")
-            if self._num_open >= self._max_open:
-                raise Busy(f"{self._num_open} answers are being written or wait already; ask again in a moment")
+            self.check_room()
             self._arrived.append(answer)
             if in_spare_time:
                 self._spare.append(answer)

@@ -67,15 +67,25 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crashed)
 
 
+def unavailable(error: EngineUnavailable) -> JSONResponse:
+    """The answer while the engine takes nothing."""
+    code = "shutting_down" if isinstance(error, Draining) else "overloaded"
+    return _told(ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), code))
+
+
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
+    return _told(error)
+
+
+def _told(error: ApiError) -> JSONResponse:
     is_temporary = error.status == HTTPStatus.SERVICE_UNAVAILABLE
     return JSONResponse(error.body, error.status, {"retry-after": str(RETRY_SECONDS)} if is_temporary else None)
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
-    code = "shutting_down" if isinstance(error, Draining) else "overloaded"
-    return await _refused(request, ApiError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), code))
+    assert isinstance(error, EngineUnavailable)
+    return unavailable(error)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

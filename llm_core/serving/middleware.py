@@ -1,4 +1,4 @@
-"""What holds for every request: a bound on its size, and the name of the served version on its response."""
+"""What holds for every request: room for it, a bound on its size, the name of the served version on its response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm_core.serving.engine import Engine, EngineUnavailable
+from llm_core.serving.errors import unavailable
 
 if TYPE_CHECKING:
     from llm_core.serving.metrics import Metrics
@@ -18,7 +22,36 @@ MAX_BODY_BYTES = 2**20
 """While JSON is read nobody else is answered: tens of milliseconds for a megabyte of numbers."""
 BODY_SECONDS = 30.0
 """How long a client may take to send what it asks."""
+SMALL_BODY_BYTES = 65_536
+"""What a refused request may still send; where it is more, the connection ends instead."""
 VERSION_HEADER = "x-tidemill-version"
+WRITING_PATHS = frozenset({"/completions", "/chat/completions", "/translate", "/summarize"})
+"""What the engine is needed for, without its /v1."""
+
+
+class Admission:
+    """Answers 503 to who wants something written while the engine takes no more, before the body is read.
+
+    Reading and checking it would cost those who are being answered as much as a token each.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app, self._engine = app, engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and _is_writing(scope):
+            try:
+                self._engine.check_room()
+            except EngineUnavailable as problem:
+                response = unavailable(problem)
+                end_unread(response, scope)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _is_writing(scope: Scope) -> bool:
+    return scope["path"].removeprefix("/v1") in WRITING_PATHS
 
 
 class BodyLimit:
@@ -64,8 +97,19 @@ class BodyLimit:
 
 
 def _announced_bytes(scope: Scope) -> int:
-    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-    return max((int(length) for length in lengths if length.isdigit()), default=0)
+    return max((int(length) for length in _lengths(scope) if length.isdigit()), default=0)
+
+
+def _lengths(scope: Scope) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+
+
+def end_unread(response: Response, scope: Scope) -> None:
+    """Let the connection end with this response, unless what the request still sends is little."""
+    is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in scope["headers"])
+    is_small = all(length.isdigit() and int(length) <= SMALL_BODY_BYTES for length in _lengths(scope))
+    if is_chunked or not is_small:
+        response.raw_headers.append((b"connection", b"close"))
 
 
 def _unfinished(status: HTTPStatus, detail: str) -> HTTPException:
@@ -108,5 +152,5 @@ def _pattern(scope: Scope) -> str:
     """The path of the route that answered, with names in place of what was asked for."""
     route = scope.get("route")
     if route is None:
-        return "none"
+        return scope["path"] if _is_writing(scope) else "none"
     return scope["path"] if not scope.get("path_params") else str(route.path)

@@ -113,5 +113,5 @@ def test_a_refused_prompt_is_asked_again_and_no_answered_one_is(tmp_path: Path) 
 
 
 def test_answers_of_another_length_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="3 tokens instead of 4"):
+    with pytest.raises(RuntimeError, match="status 200 and 0 tokens instead of 1"):
         loaded(Scripted(missing_tokens=1), tmp_path)

@@ -192,6 +192,19 @@ def test_without_a_model_the_server_is_healthy_but_not_ready() -> None:
         assert client.get("/v1/models").json()["data"] == []
 
 
+def test_a_full_engine_refuses_before_the_body_is_read() -> None:
+    broken, large = b"{no", b" " * 5_000_000
+    with Engine(max_open=0) as engine, TestClient(create_app(Service(Host(["tiny"]), engine))) as client:
+        for path in (COMPLETIONS, "/chat/completions", "/v1/summarize", "/v1/translate"):
+            refused = client.post(path, content=broken)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+            assert refused.headers["retry-after"] == "2" and "connection" not in refused.headers
+        assert client.post(COMPLETIONS, content=large).headers["connection"] == "close"
+        assert client.post("/v1/classify", content=broken).status_code == 400
+        counted = client.get("/metrics").text
+    assert 'http_responses_total{route="/v1/completions",status="503"} 2.0' in counted
+
+
 def test_a_draining_server_refuses_new_work_and_says_so(client: TestClient, engine: Engine) -> None:
     engine.drain()
     refused = ask(client)
