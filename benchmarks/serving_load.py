@@ -1,8 +1,9 @@
 """Clients of a server under test, in a process of their own: `python -P serving_load.py LOAD.json`.
 
 Each client sends its next request when its last one ends. The first that is taken is a shorter one; whichever clients
-come first, these lengths are spread evenly, so that the clients come out of step as they are in life. The clock runs from when every client had its first answer begin, or
-was refused; a request counts if it began and ended while the clock ran. One JSON object on standard output.
+come first, these lengths are spread evenly, so that the clients come out of step as they are in life. The clock runs
+from when every client had its first answer begin, or was refused; a request counts if it began and ended while the
+clock ran. One JSON object on standard output.
 """
 
 from __future__ import annotations
