@@ -98,8 +98,8 @@ def main() -> None:
         if options.quick:
             measured = measure(sides, rounds=3, seconds=3.0, until=began + QUICK_SECONDS)
         else:
-            measure(sides, rounds=1, seconds=10.0, until=math.inf)  # memory is found when it is first used
-            measured = measure(sides, rounds=5, seconds=10.0, until=math.inf, first_prompt=FIRST_MEASURED)
+            measure(sides, rounds=1, seconds=8.0, until=math.inf)  # memory is found when it is first used
+            measured = measure(sides, rounds=3, seconds=8.0, until=math.inf, first_prompt=FIRST_MEASURED)
     text = json.dumps(list(rows(measured)), indent=1)
     print(text)
     if options.json:
