@@ -48,7 +48,7 @@ test: setup-dev
 	@OMP_NUM_THREADS=1 python -m pytest -q -m "not e2e and not slow and not soak" --ignore=tests/contracts $(SIDE_BY_SIDE)
 
 check: setup-dev
-	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts
+	@ruff check . && ruff format --check . && mypy && python -m pytest -q tests/contracts $(SIDE_BY_SIDE)
 
 e2e: setup-dev
 	@OMP_NUM_THREADS=1 python -m pytest -q -m "e2e and not slow" $(SIDE_BY_SIDE)

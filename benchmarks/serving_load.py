@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ class Seen:
     refused: int = 0
     """Requests that were refused while the clock ran."""
     num_prompts: int = 0
-    """Prompts that were used up."""
+    """Prompts that were used up, from the first on."""
     cpu_seconds: float = 0.0
     """Of the server, for all tokens."""
 
@@ -92,6 +92,9 @@ class Clients:
         prompts = json.loads(Path(load.prompts).read_text(encoding="utf-8"))
         self._prompts = deque(prompts)
         self._prompts.rotate(-load.first_prompt)
+        self._refused: list[list[int]] = []
+        """Prompts that were refused: the next ones to be asked, so that those used up lie side by side."""
+        self._num_taken = 0
         self._requests: list[Request] = []
         self._unheard = set(range(load.clients))
         self._began = float("inf")
@@ -108,7 +111,7 @@ class Clients:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):  # clients never end by themselves
                 raise result
-        return seen(self._requests, self._began, ended)
+        return replace(seen(self._requests, self._began, ended), num_prompts=self._num_taken)
 
     async def _client(self, number: int) -> None:
         share = (number + 1) * GOLDEN % 1
@@ -124,13 +127,13 @@ class Clients:
 
     async def _ask(self, number: int, new_tokens: int) -> bool:
         """Ask once; False when the server refused and the time that it named has passed."""
-        ids = self._prompts.popleft()
+        ids = self._next_prompt()
         request = Request(began=time.perf_counter(), is_short=new_tokens < self._load.new_tokens)
         self._requests.append(request)
         async with aclosing(await Exchange.begin(self._load, ids, new_tokens)) as exchange:
             request.status = exchange.status
             if request.status == REFUSED:
-                self._prompts.appendleft(ids)
+                self._refused.append(ids)
                 self._heard(number)
                 await asyncio.sleep(exchange.retry_seconds)
                 return False
@@ -144,6 +147,12 @@ class Clients:
         if (request.status, request.num_tokens) != (TAKEN, new_tokens):
             raise RuntimeError(f"status {request.status} and {request.num_tokens} tokens instead of {new_tokens}")
         return True
+
+    def _next_prompt(self) -> list[int]:
+        if self._refused:
+            return self._refused.pop()
+        self._num_taken += 1
+        return self._prompts.popleft()
 
     def _heard(self, number: int) -> None:
         if number in self._unheard:
@@ -167,7 +176,6 @@ def seen(requests: Sequence[Request], began: float, ended: float) -> Seen:
         first_seconds=[request.moments[0] - request.began for request in counted],
         request_seconds=[request.ended - request.began for request in counted],
         refused=sum(request.status == REFUSED and began <= request.began for request in requests),
-        num_prompts=sum(request.status != REFUSED for request in requests),
     )
 
 

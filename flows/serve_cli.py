@@ -14,6 +14,7 @@ from flows.options import workspace
 
 if TYPE_CHECKING:
     from llm_core.serving.hosting import Host
+    from llm_core.serving.traces import Traces
 
 
 def serve(
@@ -52,6 +53,18 @@ def serve(
         float | None,
         typer.Option(help="Keep this share of requests that consent, and feedback (0: feedback only).", min=0, max=1),
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TIDEMILL_TRACES",
+            help="Send OpenTelemetry traces of requests to MLflow (mlflow), or to an address that takes OTLP over HTTP.",
+            metavar="mlflow|URL",
+        ),
+    ] = None,
+    trace_share: Annotated[float, typer.Option(help="Share of the requests that are traced.", min=0, max=1)] = 1.0,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write what is asked and answered into the log and the traces.")
+    ] = False,
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
     from llm_core.serving.hosting import Host
@@ -66,6 +79,8 @@ def serve(
     further = tuple(shlex.split(backend_args))
     if further and backend == "tidemill":
         raise typer.BadParameter("--backend-args are for another engine's program; give --backend too")
+    if traces not in (None, "mlflow") and not traces.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"--traces {traces}: give mlflow or an address that begins with http:// or https://")
     settings = RunnerSettings(precision, threads, max_running, cache_mb << 20, backend, further)
     serve_on = partial(
         serve_forever,
@@ -80,6 +95,8 @@ def serve(
         without_keys=no_keys,
         max_body_bytes=max_body_mb << 20,
         samples=Samples(workspace().home / "samples", sample) if sample is not None else None,
+        traces=_traces(traces, trace_share) if traces else None,
+        keeps_spoken=log_prompts,
     )
     if model is not None:
         serve_on(FolderRegistry(model), admit=lambda version: None)
@@ -107,6 +124,14 @@ def _alias(text: str) -> tuple[str, str]:
     if not (alias and equals and line):
         raise ValueError(f"--alias {text}: write it as ALIAS=LINE, for example gpt-4=demo")
     return alias, line
+
+
+def _traces(where: str, share: float) -> Traces:
+    from llm_core.serving.traces import Traces
+    from tasks.services import traces_endpoint
+
+    endpoint, headers = traces_endpoint(workspace().home) if where == "mlflow" else (where, {})
+    return Traces(endpoint, headers, share)
 
 
 def _announce(lines: Host, home: Path) -> None:

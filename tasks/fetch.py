@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_core.artifact import Artifact, ArtifactError
+from llm_core.models import load_pretrained
+from llm_core.pipeline.codec import Codec
+from llm_core.serving import golden
 from llm_core.serving.registry import (
     ARTIFACT_TAG,
     KEY_TAG,
@@ -36,7 +39,8 @@ class Fetched:
 def fetch(name: str) -> Fetched:
     """The model of a FOLDER, LINE@VERSION or LINE, every file checked against its manifest.
 
-    A registered version must be the one that the ledger knows, and a line's the ledger's champion.
+    A registered version must be the one that the ledger knows, a line's the ledger's champion, and say here what it
+    said when it was registered (GoldenMismatch).
     """
     if Path(name).is_dir():
         registry = FolderRegistry(Path(name))
@@ -83,4 +87,6 @@ def _verified(version: RegisteredVersion, folder: Path) -> Fetched:
     artifact = Artifact.open(folder, "model")
     if artifact.digest != version.artifact:
         raise ArtifactError(f"{folder}: digest {artifact.digest} is not {version.artifact}, known as {version.name}")
+    if tag := version.tags.get(golden.TAG):
+        golden.Golden.from_tag(tag).check(load_pretrained(folder), Codec(folder))
     return Fetched(version.name, artifact.digest, folder)

@@ -54,10 +54,10 @@ def register(
 def _golden(model: Artifact) -> dict[str, str]:
     """What the model says to a sentence: whoever serves it has to find the same."""
     from llm_core.models import load_pretrained
+    from llm_core.pipeline.codec import Codec
     from llm_core.serving.golden import TAG, Golden
-    from llm_core.tokenizer import Tokenizer
 
-    return {TAG: Golden.of(load_pretrained(model.path), Tokenizer.load(model.path)).to_tag()}
+    return {TAG: Golden.of(load_pretrained(model.path), Codec(model.path)).to_tag()}
 
 
 def key(cfg: Register, model: Artifact) -> str:

@@ -30,6 +30,7 @@ from llm_core.serving.samples import Samples, consents
 from llm_core.serving.schema import ChatRequest, CompletionRequest, Generation, Message
 from llm_core.serving.service import Service
 from llm_core.serving.task_schema import RewriteRequest
+from llm_core.serving.traces import Trace
 from llm_core.tokenizer import TokenizerError
 
 T = TypeVar("T")
@@ -140,7 +141,7 @@ async def respond(
 
     `watch` hears of each answer's end too.
     """
-    answers = _submit(service, jobs, reply, request.state.caller, watch)
+    answers = _submit(service, jobs, reply, request, watch)
     headers = {VERSION_HEADER: jobs[0].model.name}
     written = partial(_keep, request, body, reply)
     if body.stream:
@@ -266,14 +267,20 @@ def _added(choice: Choice, event: Read | Piece | Finish, reply: Reply, number: i
     return Choice(text=event.text, tokens=list(event.tokens))
 
 
-def _submit(service: Service, jobs: Sequence[Job], reply: Reply, caller: Caller, watch: Ended | None = None) -> Answers:
+def _submit(
+    service: Service, jobs: Sequence[Job], reply: Reply, request: Request, watch: Ended | None = None
+) -> Answers:
     model = jobs[0].model
+    caller: Caller = request.state.caller
+    trace: Trace | None = getattr(request.state, "trace", None)
     if trouble := model.runner.trouble:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{model.name}: {trouble}", "model_not_ready")
 
     def ended(answer: Answer, reason: str) -> None:
         service.metrics.answered(answer, reason)
         caller.charge(0, answer.num_tokens)
+        if trace is not None:
+            trace.answered(answer, reason, request.url.path)
         if watch is not None:
             watch(answer, reason)
 

@@ -13,6 +13,8 @@ from llm_core.serving.request_log import RequestLog
 from llm_core.serving.routes import card, embeddings, feedback, openai, page, status, tasks, tokens
 from llm_core.serving.samples import Samples
 from llm_core.serving.service import Service
+from llm_core.serving.spoken import KeepSpoken
+from llm_core.serving.traces import TraceRequests, Traces
 
 __all__ = ["Service", "create_app"]
 
@@ -22,8 +24,13 @@ def create_app(
     gate: Gate | None = None,
     samples: Samples | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    traces: Traces | None = None,
+    keeps_spoken: bool = False,
 ) -> FastAPI:
-    """The application; it starts no thread and asks no registry. Without a gate everything is open to everyone."""
+    """The application; it starts no thread and asks no registry. Without a gate everything is open to everyone.
+
+    With `keeps_spoken` the log and the traces say what was asked and answered.
+    """
     app = FastAPI(
         title="Tidemill",
         version=package_version("tidemill"),
@@ -47,6 +54,10 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(Admission, engine=service.engine)
     app.add_middleware(VersionHeader, served=lambda: getattr(service.host.first.champion, "name", None))
+    if keeps_spoken:
+        app.add_middleware(KeepSpoken)
+    if traces is not None:
+        app.add_middleware(TraceRequests, traces=traces)
     app.add_middleware(Access, gate=gate)
     app.add_middleware(CountResponses, metrics=service.metrics)
     app.add_middleware(RequestLog)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_core.generate.reading import beginnings, reads_a_source
-from llm_core.tokenizer import Tokenizer
+from llm_core.pipeline.codec import Codec
 
 TAG = "tidemill.golden"
 TEXT = "In 1862, fellow citizens: the état of our Union cost $3.14 (about π), 国家 said."
@@ -36,10 +36,10 @@ class Golden:
     values: tuple[float, ...]
 
     @classmethod
-    def of(cls, network: nn.Module, tokenizer: Tokenizer) -> Golden:
+    def of(cls, network: nn.Module, codec: Codec) -> Golden:
         """What this model says; `network` is in evaluation mode."""
         config: Any = network.config
-        ids = tokenizer.encode(TEXT)[: min(MOST_TOKENS, config.context)]
+        ids = codec.plain(TEXT).ids[: min(MOST_TOKENS, config.context)]
         logits = _logits(network, ids).flatten()
         places = torch.linspace(0, len(logits) - 1, NUM_VALUES).round().long()
         return cls(tuple(ids), tuple(round(value, 6) for value in logits[places].tolist()))
@@ -57,9 +57,9 @@ class Golden:
         """The text that a version is tagged with."""
         return json.dumps({"ids": self.ids, "values": self.values})
 
-    def check(self, network: nn.Module, tokenizer: Tokenizer) -> None:
+    def check(self, network: nn.Module, codec: Codec) -> None:
         """Raise GoldenMismatch unless this model says the same."""
-        found = Golden.of(network, tokenizer)
+        found = Golden.of(network, codec)
         if found.ids != self.ids:
             raise GoldenMismatch(
                 f"its tokenizer reads {found.ids[:8]}... where {self.ids[:8]}... was registered: another vocabulary"

@@ -72,7 +72,7 @@ class LoadedModel:
                 f"{folder}: its tokenizer has {codec.vocab_size} tokens, the model only {config.vocab_size}"
             )
         if tag := version.tags.get(golden.TAG):
-            golden.Golden.from_tag(tag).check(network, speller or Tokenizer.load(folder))
+            golden.Golden.from_tag(tag).check(network, codec)
         num_parameters = sum(parameter.numel() for parameter in network.parameters())
         runner = (
             _runner(network, settings) if settings.backend == "tidemill" else _start(version, folder, network, settings)

@@ -142,13 +142,13 @@ class CountResponses:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._metrics.responded(_pattern(scope), message["status"])
+                self._metrics.responded(pattern_of(scope), message["status"])
             await send(message)
 
         await self._app(scope, receive, counted if scope["type"] == "http" else send)
 
 
-def _pattern(scope: Scope) -> str:
+def pattern_of(scope: Scope) -> str:
     """The path of the route that answered, with names in place of what was asked for."""
     route = scope.get("route")
     if route is None:

@@ -1,4 +1,4 @@
-"""One JSON line a request: who, what, how long; never what was asked or answered, and no secret."""
+"""One JSON line a request: who, what, how long; no secret, and what was asked and answered only where that is kept."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _Record:
     def write(self) -> None:
         """Log it."""
         if self._scope["path"] not in POLLED_PATHS or self._status != HTTPStatus.OK:
-            logger.info("%s", json.dumps(self._plain()))
+            logger.info("%s", SECRET.sub(r"tm_\1_...", json.dumps(self._plain())))
 
     def _plain(self) -> dict[str, Any]:
         caller = self._scope["state"].get("caller")
@@ -81,12 +81,16 @@ class _Record:
             "request_id": self._id,
             "key": caller.key_id if caller else None,
             "method": self._scope["method"],
-            "path": SECRET.sub(r"tm_\1_...", self._scope["path"])[:LONGEST_PATH],
+            "path": SECRET.sub(r"tm_\1_...", self._scope["path"])[
+                :LONGEST_PATH
+            ],  # before the cut: half a key is one too
             "status": self._status,
             "version": self._version,
             "ms": round((time.perf_counter() - self._began) * 1000, 1),
             "bytes": self._num_bytes,
         }
+        if spoken := self._scope["state"].get("spoken"):
+            plain |= {"asked": spoken.asked, "answered": spoken.answered}
         if caller and (caller.prompt_tokens or caller.completion_tokens):
             plain |= {"prompt_tokens": caller.prompt_tokens, "completion_tokens": caller.completion_tokens}
         return plain

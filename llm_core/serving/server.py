@@ -28,6 +28,7 @@ from llm_core.serving.middleware import MAX_BODY_BYTES
 from llm_core.serving.registry import RegisteredVersion, Registry
 from llm_core.serving.samples import Samples
 from llm_core.serving.settings import DEFAULT_SETTINGS, RunnerSettings
+from llm_core.serving.traces import Traces
 from llm_core.serving.usage import Usage
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ def serve(
     samples: Samples | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     admit_challenger: AdmitChallenger = admit_no_challenger,
+    traces: Traces | None = None,
+    keeps_spoken: bool = False,
 ) -> None:
     """Serve the champions of `lines` until SIGTERM or SIGINT, then finish what was begun and return.
 
@@ -81,7 +84,8 @@ def serve(
     KeyFileError or PortTaken before anything is loaded.
 
     `keys` is the file of the API keys that are let in; usage is counted in a database beside it. Without it the server
-    is open, which `without_keys` must say where not only this machine reaches it. `samples` is closed in the end.
+    is open, which `without_keys` must say where not only this machine reaches it. `samples` and `traces` are closed in
+    the end. With `keeps_spoken` the log and the traces say what was asked and answered.
     """
     if keys is None and not without_keys:
         require_loopback(host)
@@ -96,9 +100,10 @@ def serve(
         for line in lines.lines.values():
             stack.enter_context(Follower(line, registry, admit, settings, poll_seconds, admit_challenger))
         gate = stack.enter_context(_gate(keys)) if keys is not None else None
-        if samples is not None:
-            stack.callback(samples.close)
-        app = create_app(service, gate, samples, max_body_bytes)
+        for kept in (samples, traces):
+            if kept is not None:
+                stack.callback(kept.close)
+        app = create_app(service, gate, samples, max_body_bytes, traces, keeps_spoken)
         config = uvicorn.Config(app, log_config=_logging(), **HTTP)
         logger.info("%s: http://%s:%d", ", ".join(lines.lines), *listener.getsockname()[:2])
         DrainingServer(config, service, drain_seconds).run(sockets=[listener])

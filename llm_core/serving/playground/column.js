@@ -126,6 +126,7 @@ export class Column {
   async ended(path, body, places) {
     const figures = { seed: body.seed, tokens: 0, began: performance.now(), first: 0, last: 0, ending: "" };
     try {
+      if (!this.model.value) await this.page.refresh();  // sent before the first look at the server came back
       await this.patiently(() => this.stream(path, { ...body, model: this.model.value }, places, figures));
     } catch (problem) {
       figures.ending = problem.name === "AbortError" ? "stopped" : "failed";

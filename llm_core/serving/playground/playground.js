@@ -15,7 +15,7 @@ const WORDS = {
   text: { prompt: "Prompt", send: "Generate" },
   chat: { prompt: "Message", send: "Send" },
 };
-const page = { setBusy, edit, retry, about: showCard };
+const page = { setBusy, edit, retry, about: showCard, refresh: refreshState };
 const columns = [];
 let mode = null;
 let said = [];          // what the person said, turn by turn
@@ -112,7 +112,8 @@ function addColumn(letter) {
 async function refreshState() {
   const state = await getJson("version", true).catch(() => null);
   showState(state);
-  const known = state && JSON.stringify(state.lines);
+  // Not all of their state: counts change with every look, and asking for the models counts against a key's rate.
+  const known = state && JSON.stringify(Object.values(state.lines).map((line) => [line.model?.name, line.previous, line.trial?.challenger]));
   if (!known || known === offered) return;
   offered = known;
   try {

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.models import load_pretrained
+from llm_core.pipeline.codec import Codec
 from llm_core.serving.follower import Follower
 from llm_core.serving.golden import TAG, Golden
 from llm_core.serving.hosting import Line
@@ -123,7 +124,7 @@ def registered(artifact: Artifact, number: str, tag: str | None = None) -> Regis
 
 
 def golden_tag(folder: Path) -> str:
-    return Golden.of(load_pretrained(folder), Tokenizer.load(folder)).to_tag()
+    return Golden.of(load_pretrained(folder), Codec(folder)).to_tag()
 
 
 def refused(line: Line, registry: MemoryRegistry, version: RegisteredVersion, folder: Path) -> str:

@@ -16,6 +16,7 @@ from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
 from llm_core.serving.keys import Keys, create_key
 from llm_core.serving.limits import Limiter
+from llm_core.serving.spoken import LONGEST
 
 PROMPT = "Unspeakable secrets of the union"
 ASK = {"model": "tiny", "prompt": PROMPT, "max_tokens": 3}
@@ -46,6 +47,25 @@ def test_a_request_is_one_line_of_json(client: TestClient, key: str, lines: Any)
     assert (line["key"], line["method"], line["path"]) == (key.split("_")[1], "POST", "/v1/completions")
     assert (line["status"], line["version"], line["bytes"]) == (200, "tiny@1", len(response.content))
     assert line["ms"] > 0 and line["request_id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_was_said_is_logged_where_that_is_asked_for_but_no_secret(
+    engine: Engine, host: Host, lines: Any, is_streamed: bool
+) -> None:
+    secret = f"tm_0123456789ab_{'Z' * 43}"
+    ask = {**ASK, "temperature": 0}
+    with TestClient(create_app(Service(host, engine), keeps_spoken=True)) as client:
+        whole = client.post("/v1/completions", json={**ask, "prompt": secret})
+        client.post("/v1/completions", json={**ask, "prompt": secret, "stream": is_streamed}).read()
+        client.post("/v1/completions", content=b"{" + b"x" * 100_000)
+    asked, again, broken = lines()
+    text = whole.json()["choices"][0]["text"]
+    assert asked["asked"] == {**ask, "prompt": "tm_0123456789ab_..."}
+    assert asked["answered"]["choices"][0]["text"] == text
+    assert again["answered"] == [text] if is_streamed else again["answered"]["choices"][0]["text"] == text
+    assert broken["asked"].startswith("{xxx") and len(broken["asked"]) == LONGEST
+    assert secret not in str(lines())
 
 
 def test_no_line_holds_what_was_asked_or_answered_or_a_secret(

@@ -1,0 +1,96 @@
+"""What every suite has in common: it asks a model, gives a row of scores for each example, and says how rows add up.
+
+A suite is pure: examples come in, scores go out, and whoever reads files or moves champions does so elsewhere. Rows are
+kept, not only means: two models are compared on the same examples in pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+EXAMPLE = "example"
+"""The column that names an example by its content, the same whoever answers it."""
+SLICE = "slice"
+"""The column that names the part of the data an example is from, where there are parts."""
+
+
+class Likelihood(NamedTuple):
+    """How likely a model finds a text behind another one."""
+
+    logprob: float
+    """Natural logarithm of the probability."""
+    num_tokens: int
+    is_greedy: bool
+    """Whether the model would write just this text at temperature 0."""
+
+
+class Subject(Protocol):
+    """A model under evaluation."""
+
+    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
+        """Of each (context, continuation) the continuation's; an empty context is the beginning of a document."""
+
+    def bits(self, texts: Sequence[str]) -> list[float]:
+        """Bits of each whole text as a document, its end included."""
+
+    def write(self, prompts: Sequence[str], max_tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        """How the model goes on at temperature 0, up to one of `stop` or the end of the document."""
+
+
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that the rows of a suite come to: the mean of a column, or a ratio of two columns' sums."""
+
+    name: str
+    column: str
+    over: str | None = None
+    """The column to divide by; None for the mean over the rows."""
+    higher_is_better: bool = True
+
+    def of(self, rows: pd.DataFrame) -> float:
+        """The number; NaN without rows."""
+        if not len(rows):
+            return float("nan")
+        total = float(np.sum(rows[self.column]))
+        return total / (float(np.sum(rows[self.over])) if self.over else len(rows))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Examples of one kind, and how a model is scored on them."""
+
+    name: str
+    metrics: tuple[Metric, ...]
+    """The first is what the suite is about."""
+    score: Callable[[Subject, Sequence[Example]], pd.DataFrame]
+    """A row an example, in their order, with the metrics' columns."""
+
+    def rows(self, subject: Subject, examples: Sequence[Example]) -> pd.DataFrame:
+        """The scores, with the columns `example` and, where examples name one, `slice` in front."""
+        scores = self.score(subject, examples)
+        if len(scores) != len(examples):
+            raise ValueError(f"{self.name}: {len(scores)} rows of scores for {len(examples)} examples")
+        named = {EXAMPLE: [example_id(example) for example in examples]}
+        if any(SLICE in example for example in examples):
+            named[SLICE] = [str(example.get(SLICE, "")) for example in examples]
+        return pd.concat([pd.DataFrame(named), scores.reset_index(drop=True)], axis=1)
+
+    def totals(self, rows: pd.DataFrame) -> dict[str, float]:
+        """Every metric over these rows, under SUITE/METRIC."""
+        return {f"{self.name}/{metric.name}": metric.of(rows) for metric in self.metrics}
+
+
+def example_id(example: Example) -> str:
+    """sha256 of an example's content, whatever the order of its keys."""
+    text = json.dumps(example, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
