@@ -152,7 +152,9 @@ def _score_table(metrics: Mapping[str, float]) -> Table:
         "this model": metrics["bits_per_byte"],
         "xz primed with the training text": metrics["xz_primed_bits_per_byte"],
         "xz alone": metrics["xz_bits_per_byte"],
+        "token 5-gram (Kneser-Ney)": metrics["ngram_bits_per_byte"],
         "token unigram": metrics["unigram_bits_per_byte"],
+        "any token as likely": metrics["uniform_bits_per_byte"],
     }
     rows = [(name, f"{value:.4f}") for name, value in named.items()]
     rows.append(("this model's perplexity per token", f"{metrics['perplexity']:.1f}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from llm_core.data import MarkedShards, open_tokens
 from llm_core.devices import circumstances, computing, pick_device, pick_precision
 from llm_core.evals.baselines import unigram_bits, xz_bits
 from llm_core.evals.hiding import Hiding
+from llm_core.evals.ngrams import ngram_bits
 from llm_core.evals.perplexity import EvaluationError, Scoring, bits_per_byte, score_documents
 from llm_core.generate import ContextExceeded, generate
 from llm_core.models import load_pretrained
@@ -26,7 +28,7 @@ from llm_core.text.shards import read_documents
 from llm_core.text.token_array import TABLE, token_files
 from llm_core.tokenizer import Tokenizer
 
-REPORTED = ["sha256", "source", "start", "num_bytes", "num_tokens", "bits", "unigram_bits"]
+REPORTED = ["sha256", "source", "start", "num_bytes", "num_tokens", "bits", "unigram_bits", "ngram_bits"]
 
 
 def evaluate(cfg: Evaluate, seed: int, model: Artifact, tokens: Artifact, documents: Artifact, out: Draft) -> Artifact:
@@ -47,7 +49,7 @@ def evaluate(cfg: Evaluate, seed: int, model: Artifact, tokens: Artifact, docume
     if isinstance(open_tokens(tokens.path, "test"), MarkedShards):
         texts = partial(_marked_texts, tokens, tokenizer)
         scored = scored.assign(num_bytes=[len(text) for text in texts("test")])
-    metrics = _metrics(scored, texts)
+    metrics = _metrics(scored, texts, tokens.stats["vocab_size"])
     scored[REPORTED].to_parquet(out.path / "documents.parquet", index=False)
     _write_json(out, "metrics.json", metrics)
     _write_json(out, "samples.json", samples)
@@ -71,20 +73,27 @@ def _score(scoring: Scoring, network: Network, tokens: Artifact, out: Draft) -> 
     train_ids = open_tokens(tokens.path, "train")
     num_tokens = table["num_tokens"].to_numpy()
     vocab_size = tokens.stats["vocab_size"]
-    scored = scored.assign(unigram_bits=unigram_bits(train_ids, ids, num_tokens, vocab_size, marks))
+    counted = {"unigram_bits": unigram_bits, "ngram_bits": ngram_bits}
+    scored = scored.assign(
+        **{name: bits(train_ids, ids, num_tokens, vocab_size, marks) for name, bits in counted.items()}
+    )
     if marks is None:
         return scored
     return scored.assign(num_tokens=np.add.reduceat(marks.astype(np.int64), num_tokens.cumsum() - num_tokens))
 
 
-def _metrics(scored: pd.DataFrame, texts: Callable[[Split], Iterable[bytes]]) -> dict[str, float | int]:
+def _metrics(
+    scored: pd.DataFrame, texts: Callable[[Split], Iterable[bytes]], vocab_size: int
+) -> dict[str, float | int]:
     """Bits per byte of the model and of each baseline, and how much was scored; `texts` gives those of a split."""
     alone, primed = xz_bits(partial(texts, "train"), partial(texts, "test"))
     num_bytes, num_tokens = int(scored["num_bytes"].sum()), int(scored["num_tokens"].sum())
     return {
         "bits_per_byte": bits_per_byte(scored["bits"], scored["num_bytes"]),
         "perplexity": float(2 ** (scored["bits"].sum() / num_tokens)),
+        "ngram_bits_per_byte": bits_per_byte(scored["ngram_bits"], scored["num_bytes"]),
         "unigram_bits_per_byte": bits_per_byte(scored["unigram_bits"], scored["num_bytes"]),
+        "uniform_bits_per_byte": num_tokens * math.log2(vocab_size) / num_bytes,
         "xz_bits_per_byte": alone / num_bytes,
         "xz_primed_bits_per_byte": primed / num_bytes,
         "test_documents": len(scored),

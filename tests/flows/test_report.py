@@ -35,7 +35,9 @@ def summary() -> dict[str, Any]:
             "bits_per_byte": 1.4313,
             "xz_primed_bits_per_byte": 1.7459,
             "xz_bits_per_byte": 2.0659,
+            "ngram_bits_per_byte": 1.7012,
             "unigram_bits_per_byte": 2.2269,
+            "uniform_bits_per_byte": 3.1002,
             "perplexity": 72.7,
             "test_documents": 39,
             "test_bytes": 1_747_287,
@@ -53,7 +55,7 @@ def test_the_end_of_a_run_shows_all_that_a_person_asks(
     report.print_summary(summary, as_json=False)
     shown = capsys.readouterr().out
     stage = ["collect", "made", "0.5", "249 files", "248 documents", "4a9551aa20b6", "it was not here"]
-    scores = ["1.4313", "1.7459", "2.0659", "2.2269", "39 held-out documents, 1,747,287 bytes"]
+    scores = ["1.4313", "1.7459", "2.0659", "1.7012", "2.2269", "3.1002", "39 held-out documents, 1,747,287 bytes"]
     test = ["promote: better: by much", "39 documents, 10,000 resamples", "+0.7955", "+0.7805 .. +0.8145"]
     texts = ["The state of our [union]", "answered over HTTP by demo@2 in 0.2 s", "Fellow citizens of the Senate"]
     further = ["champion demo@2", "tidemill up", ":4200", ":5000", ":8000", "tidemill lineage demo@2"]

@@ -50,7 +50,9 @@ def test_metrics_are_flat_numbers_beside_their_baselines(report: Artifact, token
     assert list(metrics) == [
         "bits_per_byte",
         "perplexity",
+        "ngram_bits_per_byte",
         "unigram_bits_per_byte",
+        "uniform_bits_per_byte",
         "xz_bits_per_byte",
         "xz_primed_bits_per_byte",
         "test_documents",
@@ -63,6 +65,7 @@ def test_metrics_are_flat_numbers_beside_their_baselines(report: Artifact, token
     assert metrics["perplexity"] == pytest.approx(2**bits_per_token)
     assert 0 < metrics["xz_primed_bits_per_byte"] < metrics["xz_bits_per_byte"]
     assert 0 < metrics["unigram_bits_per_byte"] < metrics["bits_per_byte"]
+    assert 0 < metrics["ngram_bits_per_byte"] < metrics["unigram_bits_per_byte"] < metrics["uniform_bits_per_byte"]
 
 
 def test_tokens_with_a_mask_are_scored_where_it_marks(
@@ -101,8 +104,21 @@ def test_xz_is_primed_with_the_training_documents(report: Artifact, cleaned: Art
 
 def test_the_table_adds_up_to_the_metrics(report: Artifact) -> None:
     table = pd.read_parquet(report.path / "documents.parquet")
-    assert list(table.columns) == ["sha256", "source", "start", "num_bytes", "num_tokens", "bits", "unigram_bits"]
-    for bits, name in (("bits", "bits_per_byte"), ("unigram_bits", "unigram_bits_per_byte")):
+    assert list(table.columns) == [
+        "sha256",
+        "source",
+        "start",
+        "num_bytes",
+        "num_tokens",
+        "bits",
+        "unigram_bits",
+        "ngram_bits",
+    ]
+    for bits, name in (
+        ("bits", "bits_per_byte"),
+        ("unigram_bits", "unigram_bits_per_byte"),
+        ("ngram_bits", "ngram_bits_per_byte"),
+    ):
         assert table[bits].sum() / table["num_bytes"].sum() == pytest.approx(report.stats[name])
 
 

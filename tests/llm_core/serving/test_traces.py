@@ -17,7 +17,13 @@ from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
 from llm_core.serving.traces import Traces
 
-ASK = {"model": "tiny", "prompt": "Unspeakable secrets of the union", "max_tokens": 3, "ignore_eos": True, "temperature": 0}
+ASK = {
+    "model": "tiny",
+    "prompt": "Unspeakable secrets of the union",
+    "max_tokens": 3,
+    "ignore_eos": True,
+    "temperature": 0,
+}
 COMPLETIONS = "/v1/completions"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
