@@ -57,7 +57,7 @@ def serve(
         str | None,
         typer.Option(
             envvar="TIDEMILL_TRACES",
-            help="Send OpenTelemetry traces of requests to MLflow (mlflow), or to an address that takes OTLP over HTTP.",
+            help="Send OpenTelemetry traces of requests to MLflow (mlflow) or to an address that takes OTLP over HTTP.",
             metavar="mlflow|URL",
         ),
     ] = None,

@@ -43,8 +43,9 @@ class Level:
         discounts = _discounts(counts)
         histories = codes // vocab_size
         taken = discounts[np.minimum(counts, 3)]
-        totals = np.bincount(histories, counts, num_histories)
-        return cls(codes, counts, discounts, totals, np.bincount(histories, taken, num_histories))
+        totals: Floats = np.bincount(histories, counts.astype(np.float64), num_histories)
+        freed: Floats = np.bincount(histories, taken, num_histories)
+        return cls(codes, counts, discounts, totals, freed)
 
     def find(self, codes: Whole) -> Whole:
         """Places of these n-grams; -1 for one that was never seen."""

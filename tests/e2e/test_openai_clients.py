@@ -43,9 +43,9 @@ import re
 import schemathesis
 
 KNOWN = re.compile(
-    r"is no token id|cannot do|best_of|at most 32 answers|context is \d+ tokens|reads \d+ tokens|is no label of|are one "
-    r"setting|dimensions \d+ is more|without any token|chat template refused|reads no pairs|reads one text|leaves no room"
-    r"|no chat template|is the longest"
+    r"is no token id|cannot do|best_of|at most 32 answers|context is \d+ tokens|reads \d+ tokens|is no label of"
+    r"|are one setting|dimensions \d+ is more|without any token|chat template refused|reads no pairs|reads one text"
+    r"|leaves no room|no chat template|is the longest"
 )
 
 
