@@ -43,8 +43,7 @@ class Level:
         discounts = _discounts(counts)
         histories = codes // vocab_size
         taken = discounts[np.minimum(counts, 3)]
-        totals: Floats = np.bincount(histories, counts.astype(np.float64), num_histories)
-        freed: Floats = np.bincount(histories, taken, num_histories)
+        totals, freed = (np.bincount(histories, each, num_histories).astype(np.float64) for each in (counts, taken))
         return cls(codes, counts, discounts, totals, freed)
 
     def find(self, codes: Whole) -> Whole:
