@@ -53,6 +53,13 @@ FORGETS_TO_CANCEL = """
 from llm_core.serving.engine import Engine
 Engine.cancel = lambda self, answer: None
 """
+# So that somebody is certainly in the middle of an answer.
+SLOW = """
+import time
+from llm_core.serving.paged import PagedRunner
+step = PagedRunner.step
+PagedRunner.step = lambda self: (time.sleep(0.05), step(self))
+"""
 ENDS_AT_ONCE = """
 from llm_core.serving.server import DrainingServer
 def broken(self, sig, frame):
@@ -186,9 +193,7 @@ def test_clients_that_vanish_give_all_blocks_back_within_a_second(registered: Re
 @pytest.mark.soak
 def test_a_server_that_forgets_to_cancel_would_be_noticed(registered: Registered) -> None:
     registered.promote(1)
-    slow = "import time; from llm_core.serving.paged import PagedRunner as R; step = R.step\n"
-    slow += "R.step = lambda self: (time.sleep(0.05), step(self))"
-    with server(registered.ws, broken=FORGETS_TO_CANCEL + slow) as running:
+    with server(registered.ws, broken=FORGETS_TO_CANCEL + SLOW) as running:
         running.await_version(f"{LINE}@1")
         assert open_after(running, 24) != (0, 0)
 
@@ -220,5 +225,5 @@ def test_an_end_under_load_cuts_nothing(registered: Registered, times: int) -> N
 @pytest.mark.soak
 def test_a_server_that_ends_at_once_would_be_noticed(registered: Registered) -> None:
     registered.promote(1)
-    code, found = end_under_load(registered, ENDS_AT_ONCE)
+    code, found = end_under_load(registered, ENDS_AT_ONCE + SLOW)
     assert found["cut"] > 0
