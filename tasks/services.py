@@ -167,8 +167,9 @@ def traces_endpoint(home: Path) -> tuple[str, dict[str, str]]:
     from mlflow import MlflowClient
 
     server = find(home, "mlflow")
-    uri = CONFIGURED_URI or (server.url if server else None) or ""
-    if not uri.startswith("http"):
+    addresses = (CONFIGURED_URI, server.url if server else None)
+    uri = next((address for address in addresses if address and address.startswith("http")), None)
+    if uri is None:
         raise ServiceError("no MLflow server takes traces here; tidemill up starts one, or set MLFLOW_TRACKING_URI")
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(SERVING_EXPERIMENT)

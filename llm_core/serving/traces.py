@@ -29,7 +29,7 @@ from llm_core.serving.jobs import Answer
 from llm_core.serving.middleware import VERSION_HEADER, pattern_of
 from llm_core.serving.spoken import Spoken
 
-SEND_SECONDS = 5.0
+SEND_SECONDS = 10.0
 """How long a batch may take, also the last one when the server ends."""
 BATCH_MILLISECONDS = 1000
 OPERATIONS = {"chat/completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
