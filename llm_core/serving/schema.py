@@ -395,4 +395,4 @@ class DetokenizeRequest(Body):
     """POST /detokenize."""
 
     model: str
-    tokens: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1_000_000)]
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_IDS)]

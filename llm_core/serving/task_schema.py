@@ -15,6 +15,8 @@ from llm_core.serving.schema import MAX_ANSWERS, NotEmpty, StopText, StreamOptio
 
 MAX_TEXTS = 256
 """Texts of one request that are classified."""
+MAX_CHARACTERS = 80_000
+"""So many fit into a request however JSON spells them: twelve bytes for a character outside the first plane."""
 Text = Annotated[str, Field(pattern=r"\S")]
 """Something must stand in it."""
 
@@ -50,7 +52,7 @@ class AnswerRequest(Body):
     model: str
     """NAME or NAME@VERSION of the model, as /v1/models lists it."""
     question: Text
-    context: Annotated[Text, Field(max_length=200_000)]
+    context: Annotated[Text, Field(max_length=MAX_CHARACTERS)]
     """Where the answer is looked for; it may be longer than the model's context."""
     top_k: int = Field(default=1, ge=1, le=MAX_ANSWERS)
     """So many of the likeliest answers."""
