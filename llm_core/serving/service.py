@@ -69,7 +69,7 @@ class Service:
         if route not in possible:
             kind = f"{model.task} model" + (f" in {model.backend}" if model.backend != "tidemill" else "")
             message = f"{model.name} is a {kind} and cannot do {route}; it can do {', '.join(possible)}"
-            raise ApiError(HTTPStatus.BAD_REQUEST, message, "unsupported_task", "model")
+            raise ApiError(HTTPStatus.NOT_FOUND, message, "unsupported_task", "model")  # as at OpenAI
         return model
 
     @property

@@ -183,7 +183,7 @@ def test_each_kind_of_model_answers_its_routes_and_refuses_the_others(serving: S
             assert response.status_code == 200, (path, response.text)
         else:
             status, code, param, message = refusal(response)
-            assert (status, code, param) == (400, "unsupported_task", "model")
+            assert (status, code, param) == (404, "unsupported_task", "model")
             assert f"is a {task} model and cannot do {path}; it can do {', '.join([*own, 'embeddings'])}" in message
         assert client.post(f"/{path}", json={"model": kind, **body}).status_code == response.status_code
     facts = client.get(f"/v1/models/{kind}").json()["tidemill"]

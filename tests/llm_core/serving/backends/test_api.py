@@ -153,7 +153,7 @@ def test_what_needs_the_weights_here_is_not_offered(client: TestClient, host: Ho
         "detokenize",
     ]
     refused = client.post("/v1/embeddings", json={"model": "tiny", "input": "The"})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_task")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unsupported_task")
     assert f"is a causal_lm model in {loaded.backend} and cannot do embeddings" in refused.json()["error"]["message"]
     assert client.post("/tokenize", json={"model": "tiny", "prompt": "The"}).status_code == 200
 
