@@ -79,9 +79,10 @@ def token_f1(answer: str, reference: str) -> float:
 @cache
 def _sacrebleu(metric: str) -> Any:
     """BLEU or CHRF as its command computes it by default; tokenized text is nothing to warn of here."""
-    from sacrebleu import metrics
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
-    return metrics.BLEU(force=True) if metric == "bleu" else metrics.CHRF()
+    return BLEU(force=True) if metric == "bleu" else CHRF()
 
 
 def _corpus_counts(answers: Sequence[str], references: Sequence[Sequence[str]]) -> pd.DataFrame:

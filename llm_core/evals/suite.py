@@ -62,13 +62,13 @@ class Metric:
     It reads only columns of the rows, so that it can be taken of resampled ones, and is NaN where it is not defined."""
 
     def of(self, rows: pd.DataFrame) -> float:
-        """The number; NaN without rows."""
+        """The number; NaN without rows, and where nothing is to be divided by."""
         if not len(rows):
             return float("nan")
         if self.function:
             return float(self.function(rows))
-        total = float(np.sum(rows[self.column]))
-        return total / (float(np.sum(rows[self.over])) if self.over else len(rows))
+        below = float(np.sum(rows[self.over])) if self.over else len(rows)
+        return float(np.sum(rows[self.column])) / below if below else float("nan")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from llm_core.evals.generation import SIGNATURE, MissingReference, generation_suite, score_answers
 from tests.llm_core.evals.answering import Answering
 
-WORDS = [
+WORDS = ["the", "a", "river", "Mill", "runs,", "quickly.", "over", "an", "old", "stone's", "wheel;", "42", "—", "Ñandú"]
     "the",
     "a",
     "river",
