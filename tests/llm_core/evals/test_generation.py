@@ -17,25 +17,6 @@ from llm_core.evals.generation import SIGNATURE, MissingReference, generation_su
 from tests.llm_core.evals.answering import Answering
 
 WORDS = ["the", "a", "river", "Mill", "runs,", "quickly.", "over", "an", "old", "stone's", "wheel;", "42", "—", "Ñandú"]
-    "the",
-    "a",
-    "river",
-    "Mill",
-    "runs,",
-    "quickly.",
-    "over",
-    "under",
-    "an",
-    "old",
-    "stone's",
-    "wheel;",
-    "and",
-    "water",
-    "42",
-    "falls",
-    "—",
-    "Ñandú",
-]
 RNG = np.random.default_rng(7)
 SUITE = generation_suite()
 
