@@ -49,20 +49,26 @@ Example = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that the rows of a suite come to: the mean of a column, or a ratio of two columns' sums."""
+    """A number that the rows of a suite come to: the mean of a column, a ratio of two columns' sums, or a function."""
 
     name: str
-    column: str
+    column: str = ""
     over: str | None = None
     """The column to divide by; None for the mean over the rows."""
     higher_is_better: bool = True
+    function: Callable[[pd.DataFrame], float] | None = None
+    """What it is of all rows together, instead of `column` and `over`, where it is no mean of single rows (BLEU, MCC).
+
+    It reads only columns of the rows, so that it can be taken of resampled ones, and is NaN where it is not defined."""
 
     def of(self, rows: pd.DataFrame) -> float:
-        """The number; NaN without rows."""
+        """The number; NaN without rows, and where nothing is to be divided by."""
         if not len(rows):
             return float("nan")
-        total = float(np.sum(rows[self.column]))
-        return total / (float(np.sum(rows[self.over])) if self.over else len(rows))
+        if self.function:
+            return float(self.function(rows))
+        below = float(np.sum(rows[self.over])) if self.over else len(rows)
+        return float(np.sum(rows[self.column])) / below if below else float("nan")
 
 
 @dataclass(frozen=True)
