@@ -89,10 +89,11 @@ class Evidence:
     mean_high: float
     """The mean of the documents' own gains, each document counting the same, and its BCa interval of 95 %."""
     p_value: float
-    """Chance of a gain this large where there is no more than min_gain, one-sided: the larger one of the next two."""
+    """Chance of a gain this large where there is no more than min_gain, one-sided, by the signs of the differences."""
     bootstrap_p: float
-    sign_flip_p: float
+    """The same by the bootstrap, which does not take differences for symmetric; it has to be below alpha."""
     resamples: int
+    """Patterns of signs that were drawn, at most."""
     is_look: bool
     """Whether the test could have promoted; only then does it spend."""
     look: int
@@ -128,7 +129,7 @@ def compare(
 
     pairs = _pairs(report, opponent)
     arrays = [pairs[name].to_numpy() for name in ("bits", "theirs", "num_bytes")]
-    result, sign_flip_p, resamples = _test(cfg, seed, arrays, budget.level)
+    result, p_value, resamples = _test(cfg, seed, arrays, budget.level)
     suites = _suites(cfg, report, pairs, opponent)
     error, theirs = standard_error(*arrays), bits_per_byte(pairs["theirs"], pairs["num_bytes"])
     mean_gain, mean_low, mean_high = bca_interval(pairs["gain"].to_numpy(), resamples=cfg.resamples, seed=seed)
@@ -145,9 +146,8 @@ def compare(
         mean_gain=mean_gain,
         mean_low=mean_low,
         mean_high=mean_high,
-        p_value=max(result.p_value, sign_flip_p),
+        p_value=p_value,
         bootstrap_p=result.p_value,
-        sign_flip_p=sign_flip_p,
         resamples=resamples,
         is_look=is_look and result.documents >= cfg.min_documents,
         look=budget.look,
@@ -196,22 +196,19 @@ def _folder(source: str) -> str:
 
 
 def _test(cfg: Gate, seed: int, arrays: list[Any], level: float) -> tuple[PairedComparison, float, int]:
-    """The comparison and the sign-flip p value, with as many resamples as tell p values at this level apart."""
+    """The bootstrap's interval, and the sign-flip p value by as many patterns of signs as this level needs."""
     from llm_core.evals.stats.bootstrap import paired_bootstrap
     from llm_core.evals.stats.permutation import sign_flip
 
     bits, theirs, num_bytes = arrays
-    confidence, differences = 1 - 2 * cfg.alpha, bits - theirs + cfg.min_gain * num_bytes
-    for resamples in (cfg.resamples, _resamples(cfg, level)):
-        result = paired_bootstrap(*arrays, resamples=resamples, seed=seed, margin=cfg.min_gain, confidence=confidence)
-        sign_flip_p = sign_flip(differences, resamples=resamples, seed=seed)
-        if max(result.p_value, sign_flip_p) > HOPELESS * max(level, 1 / cfg.resamples):
+    result = paired_bootstrap(
+        *arrays, resamples=cfg.resamples, seed=seed, margin=cfg.min_gain, confidence=1 - 2 * cfg.alpha
+    )
+    for resamples in (cfg.resamples, max(cfg.resamples, math.ceil(RESAMPLES_PER_LEVEL / level))):
+        p_value = sign_flip(bits - theirs + cfg.min_gain * num_bytes, resamples=resamples, seed=seed)
+        if p_value > HOPELESS * max(level, 1 / cfg.resamples):
             break
-    return result, sign_flip_p, resamples
-
-
-def _resamples(cfg: Gate, level: float) -> int:
-    return max(cfg.resamples, math.ceil(RESAMPLES_PER_LEVEL / level))
+    return result, p_value, resamples
 
 
 def _slices(cfg: Gate, seed: int, pairs: pd.DataFrame) -> Iterator[Slice]:

@@ -107,7 +107,8 @@ def decide(cfg: Gate, evidence: Evidence, veto: Entry | None = None) -> tuple[Ou
         return "keep", f"{'; '.join(over)}: {facts}"
     if evidence.documents < cfg.min_documents:
         return "needs_person", f"only {evidence.documents} held-out documents, {cfg.min_documents} are needed: {facts}"
-    if evidence.p_value >= evidence.level or evidence.gain < cfg.min_gain:
+    is_better = evidence.p_value < evidence.level and evidence.bootstrap_p < cfg.alpha
+    if not is_better or evidence.gain < cfg.min_gain:
         return "keep", f"not shown to be better: {facts}"
     if broken or unsure:
         return "keep" if broken else "needs_person", f"{'; '.join(broken or unsure)}; better: {facts}"

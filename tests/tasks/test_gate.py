@@ -261,7 +261,7 @@ def test_the_evidence_says_what_the_test_could_have_seen_and_names_every_input(l
     night(ledger, 1, old, old, cfg)
     night(ledger, 2, new, old, cfg)
     evidence = last_evidence(ledger)
-    assert evidence["p_value"] == max(evidence["bootstrap_p"], evidence["sign_flip_p"]) < evidence["level"]
+    assert evidence["p_value"] < evidence["level"] and evidence["bootstrap_p"] < cfg.alpha
     assert evidence["power_at"] == 0.02 and 0 < evidence["power"] < 1
     assert cfg.min_gain < evidence["detectable_gain"] < 0.1
     assert evidence["mean_low"] < evidence["mean_gain"] < evidence["mean_high"]
@@ -284,6 +284,7 @@ def test_deciding_asks_nothing_but_the_evidence(ledger: Ledger, tmp_path: Path) 
     evidence = Evidence(**values)
     assert decide(CFG, evidence)[0] == "promote"
     assert decide(CFG, replace(evidence, p_value=evidence.level))[0] == "keep"
+    assert decide(CFG, replace(evidence, bootstrap_p=CFG.alpha))[0] == "keep"
     assert decide(CFG, replace(evidence, guards=[GUARDED]))[0] == "keep"
     assert decide(CFG, replace(evidence, guards=[replace(GUARDED, state="unmeasured")]))[0] == "needs_person"
     assert decide(CFG, replace(evidence, guards=[replace(GUARDED, state="too_few")]))[0] == "needs_person"
