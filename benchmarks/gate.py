@@ -33,8 +33,9 @@ from llm_core.evals.stats.power import detectable_gain  # noqa: E402
 from llm_core.evals.stats.spending import budget  # noqa: E402
 
 SEED = 1
-NEAR = 0.45
-"""Nights are decided by the gate whose score is at most so many standard errors short of their level's."""
+NEAR = 0.9
+"""Nights of documents drawn anew are near their level down to so many standard errors below a normal score's; the most
+that was seen in 40 draws of 400,000 patterns of signs was 0.81."""
 WANTED_POWER = (0.3, 0.6, 0.9)
 ALLOWED = 0.02
 """Beyond alpha, for what so many years cannot tell."""
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer years and nights, no picture")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args()
-    years, skewed_years, nights = (1000, 100, 100) if options.quick else (5000, 1000, 1000)
+    years, skewed_years, nights = (1000, 50, 100) if options.quick else (5000, 500, 1000)
     with tempfile.TemporaryDirectory() as folder:
         night = Night(Pair.read(), Path(folder))
         flipped, every_night = false_promotions(night, years, SIGNS)
@@ -72,7 +73,9 @@ def false_promotions(night: Night, years: int, case: Case) -> tuple[Floats, Floa
     """Of each year the night of the first promotion, infinite where there is none: the gate's, and at alpha a night."""
     cfg, rng = Gate(), np.random.default_rng(SEED)
     budgets = [budget(cfg.alpha, cfg.horizon_nights, looks) for looks in range(cfg.horizon_nights)]
-    near = norm.isf([each.level for each in budgets]) - NEAR
+    levels = [each.level for each in budgets]
+    # With flipped signs every night has the same distribution; half as much again allows for its being sampled.
+    near = norm.isf(levels) - NEAR if case != SIGNS else night.pair.scores(1.5 * np.array(levels))
     first, every_night = np.full(years, np.inf), np.full(years, np.inf)
     for year in range(years):
         documents, signs = night.pair.year(rng, cfg.horizon_nights, case)

@@ -18,6 +18,7 @@ def draw(first: Floats, every_night: Floats, powers: Sequence[tuple[float, float
     """False promotions over a year of nights without improvement; power that was printed and seen."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     alpha, nights = Gate().alpha, np.arange(1, Gate().horizon_nights + 1)
     with rc_context({"font.size": 9, "text.parse_math": False}):
@@ -26,7 +27,8 @@ def draw(first: Floats, every_night: Floats, powers: Sequence[tuple[float, float
         for found, color, label in ((every_night, OTHER, "alpha every night"), (first, OURS, "the gate")):
             years.plot(nights, [np.mean(found <= night) for night in nights], color=color, label=label)
         years.axhline(alpha, color="#888888", linewidth=0.6, linestyle=":")
-        years.set(yscale="log", xlabel="nights in which nothing improved", ylabel="share of years")
+        years.set(yscale="log", ylim=(0.001, 1), xlabel="nights in which nothing improved", ylabel="share of years")
+        years.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         years.set_title("any false promotion so far", loc="left", fontsize=10)
         gains = [gain for gain, _, _ in powers]
         power.plot(gains, [printed for *_, printed in powers], color=OTHER, marker="o", label="printed")

@@ -57,7 +57,8 @@ def gate(
         veto = _veto(ledger, version)
         is_look = veto is None and not any(map(_is_over, limits(cfg, version, report)))
         opponent = Opponent(champion, score_opponent, opponent_rows)
-        evidence = compare(cfg, seed, version, report, opponent, tonight(cfg, ledger, version.line), is_look)
+        budget = tonight(cfg, ledger, version.line)
+        evidence = compare(cfg, _own_seed(seed, version, report), version, report, opponent, budget, is_look)
         outcome, reason = decide(cfg, evidence, veto)
         body = {**_subject(version), "outcome": outcome, "reason": reason, "evidence": asdict(evidence)}
         decided = ledger.append("decided", version.line, question, body)
@@ -113,6 +114,11 @@ def decide(cfg: Gate, evidence: Evidence, veto: Entry | None = None) -> tuple[Ou
     if broken or unsure:
         return "keep" if broken else "needs_person", f"{'; '.join(broken or unsure)}; better: {facts}"
     return "promote", f"better: {facts}"
+
+
+def _own_seed(seed: int, version: Entry, report: Artifact) -> int:
+    """Nights draw patterns of their own: with equal ones, an error of sampling would repeat every night of the year."""
+    return int(_digest([seed, version.body["artifact"], report.digest])[:8], 16)
 
 
 def _is_over(limit: Limit) -> bool:

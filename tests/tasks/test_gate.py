@@ -164,6 +164,17 @@ def test_each_night_spends_from_one_alpha_and_the_ledger_knows_how_much(ledger: 
     assert tonight(CFG, Ledger(tmp_path / "home"), "demo") == tonight(CFG, ledger, "demo")
 
 
+def test_nights_draw_samples_of_their_own_that_every_machine_draws_alike(ledger: Ledger, tmp_path: Path) -> None:
+    old, same = report(tmp_path / "old", 1.5), report(tmp_path / "same", 1.5, seed=1)
+    lows = []
+    for place in (ledger, Ledger(tmp_path / "other")):
+        night(place, 1, old, old)
+        for number in (2, 3):
+            night(place, number, same, old)
+            lows.append(last_evidence(place)["low"])
+    assert lows[:2] == lows[2:] and lows[0] != lows[1]
+
+
 def test_a_repeated_equal_question_spends_nothing(ledger: Ledger, tmp_path: Path) -> None:
     old, same = report(tmp_path / "old", 1.5), report(tmp_path / "same", 1.5, seed=1)
     night(ledger, 1, old, old)
