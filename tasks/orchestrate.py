@@ -32,12 +32,12 @@ from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
-from tasks.gate import remember_scores, score_heldout
 from tasks.ledger import MOVES, Entry, Ledger
 from tasks.lineage import Code, Records, intent, lock_md5, run_facts
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.register import register as register_stage
+from tasks.scores import remember_rows, remember_scores, remembered_rows, score_heldout
 from tasks.services import running_server_of_line, server_of_line
 from tasks.stages import STAGES, Stage, use_recipe
 from tasks.summary import StageRow, Summary, effect_row, pure_row
@@ -144,10 +144,16 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
         folder = run.tracker.model_folder(known)
         return score_heldout(run.recipe.evaluate, folder, documents, memo)
 
+    def opponent_rows(champion: Entry, suite: str) -> Any:
+        return remembered_rows(champion.body["artifact"], suite, memo)
+
     memo = run.ws.home / "scores"
     remember_scores(run.recipe.evaluate, version.body["artifact"], report, memo)
+    remember_rows(version.body["artifact"], report, memo)
     is_tried = run.recipe.deploy.canary_percent > 0 and run.recipe.model.writes_text
-    entry = gate_stage(run.recipe.gate, run.recipe.seed, version, report, score_opponent, run.ledger, is_tried)
+    entry = gate_stage(
+        run.recipe.gate, run.recipe.seed, version, report, score_opponent, run.ledger, is_tried, opponent_rows
+    )
     champions.project(run.ledger, run.tracker, version.line)
     return entry
 

@@ -44,6 +44,7 @@ def register(
             "artifact": model.digest,
             "run": version.run_id,
             "model_key": model.key,
+            "model_bytes": sum(file["bytes"] for file in model.files.values()),
             "tokenizer": keep_tokenizer(ws, model.path),
         }
         entry = ledger.append("registered", cfg.line, key(cfg, model), body)

@@ -46,7 +46,7 @@ tokenizer: {vocab_size: 320}
 model: {num_layers: 1, width: 32, num_heads: 2, num_kv_heads: 1, mlp_width: 64, context: 64}
 train: {steps: 50, batch_tokens: 512, warmup_steps: 5, validate_every: 25, checkpoint_every: 5, threads: 1}
 evaluate: {stride: 32, sample_tokens: 8, prompts: ["The state"]}
-gate: {min_documents: 5, resamples: 1000}
+gate: {min_documents: 5, resamples: 1000, horizon_nights: 1}
 register: {line: tiny}
 deploy: {max_tokens: 8, prompt: "The state"}
 """

@@ -16,7 +16,7 @@ from llm_core.config.data import (
     Toxicity,
     Workers,
 )
-from llm_core.config.model import Deploy, Evaluate, Gate, Model, Register, Train
+from llm_core.config.model import Deploy, Evaluate, Gate, Guard, Model, Register, Train
 from llm_core.config.recipe import Recipe, RecipeError, load_recipe, override, parse_recipe, recipe_names, recipe_schema
 from llm_core.config.section import Section
 
@@ -31,6 +31,7 @@ __all__ = [
     "FineWeb",
     "Gate",
     "Gopher",
+    "Guard",
     "Language",
     "Markup",
     "Model",

@@ -184,17 +184,46 @@ class Register(Section):
     """The line (registered model name) that the version joins; each line has its own champion."""
 
 
+class Guard(Section):
+    """Scores that a new champion may not lose much of, whatever it gains elsewhere."""
+
+    suite: str = Field(default="documents", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Suite of the report whose examples are compared, in pairs."""
+    score: str = Field(default="bits", pattern=r"^[a-z][a-z0-9_]*$")
+    """Column of the examples' scores."""
+    over: str = Field(default="", pattern=r"^([a-z][a-z0-9_]*)?$")
+    """Column that the scores' sum is divided by, as num_bytes; empty for their mean."""
+    margin: float = Field(gt=0)
+    """How much worse it may be; the comparison has to show that it is not worse by more."""
+    less_is_better: bool = False
+    """Whether low scores are good ones."""
+    each_slice: bool = False
+    """Compare each slice by itself (of documents: each folder of sources)."""
+
+
 class Gate(Section):
     """When a challenger replaces the champion."""
 
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    """One-sided risk of promoting a model that is not better."""
+    """Risk of promoting any model that is not better, over all nights of a horizon."""
+    horizon_nights: int = Field(default=365, ge=1, le=10_000)
+    """Decisions of a line that share one alpha; 1 gives each of them all of it."""
     resamples: int = Field(default=10_000, ge=100)
-    """Bootstrap resamples of the held-out documents."""
+    """Resamples of the held-out documents, at least; more are drawn where the night's share of alpha needs them."""
     min_documents: int = Field(default=30, ge=2)
     """With fewer held-out documents the outcome is needs_person."""
     min_gain: float = Field(default=0.0, ge=0)
     """Bits per byte the challenger must gain at least."""
+    guards: tuple[Guard, ...] = (
+        Guard(suite="documents", score="bits", over="num_bytes", margin=0.05, less_is_better=True, each_slice=True),
+    )
+    """What may not get worse; the first one says that no source is forgotten. Empty guards nothing."""
+    max_bytes: int = Field(default=0, ge=0)
+    """Largest size of a champion's files; 0 is no limit."""
+    max_milliseconds: float = Field(default=0.0, ge=0)
+    """Longest that a champion may take for a token, where the report says; 0 is no limit."""
+    max_memory_bytes: int = Field(default=0, ge=0)
+    """Most memory that a champion may take, where the report says; 0 is no limit."""
 
 
 class Deploy(Section):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -145,10 +146,16 @@ def _allowed(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return " or ".join(f"`{choice}`" for choice in get_args(field.annotation))
     kinds: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}
-    kind = kinds.get(field.annotation, "list of texts")
+    kind = kinds.get(field.annotation) or (f"list of {_keys_of(field)}" if _keys_of(field) else "list of texts")
     limits = {name: getattr(item, name) for item in field.metadata for name, _ in BOUNDS if hasattr(item, name)}
     bounds = [words.format(f"{limits[name]:,}") for name, words in BOUNDS if limits.get(name) is not None]
     return ", ".join([kind, " and ".join(bounds)] if bounds else [kind])
+
+
+def _keys_of(field: FieldInfo) -> str:
+    """The keys of a list's items, where they are sections."""
+    sections = [item for item in get_args(field.annotation) if isinstance(item, type) and issubclass(item, Section)]
+    return ", ".join(f"`{name}`" for section in sections for name in section.model_fields)
 
 
 def _default(value: Any) -> str:
@@ -157,7 +164,9 @@ def _default(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return ", ".join(f"`{item}`" for item in value) if isinstance(value, tuple | list) else f"`{value}`"
+    if isinstance(value, Section):
+        return f"`{json.dumps(value.model_dump(exclude_defaults=True))}`"
+    return ", ".join(_default(item) for item in value) if isinstance(value, tuple | list) else f"`{value}`"
 
 
 def _without_stop(sentence: str) -> str:

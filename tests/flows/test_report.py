@@ -62,6 +62,12 @@ def test_the_end_of_a_run_shows_all_that_a_person_asks(
     assert [part for part in (*stage, *scores, *test, *texts, *further) if part not in shown] == []
 
 
+def test_what_the_test_could_have_seen_is_shown(summary: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    evidence = {**EVIDENCE, "detectable_gain": 0.00712}
+    report.print_summary({**summary, "decision": {**summary["decision"], "evidence": evidence}}, as_json=False)
+    assert "a true gain of 0.0071 would have been found" in capsys.readouterr().out
+
+
 def test_a_version_that_was_promoted_by_hand_or_not_served_yet_is_shown_too(
     summary: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

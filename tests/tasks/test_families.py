@@ -12,7 +12,7 @@ from llm_core.config import Evaluate, Model, Train
 from llm_core.models import load_pretrained
 from llm_core.tokenizer import Tokenizer
 from tasks.evaluate import evaluate
-from tasks.gate import score_heldout
+from tasks.scores import score_heldout
 from tasks.train import train
 
 CFG = Train(steps=3, batch_tokens=128, warmup_steps=0, threads=1, precision="float32", embedding_lr=0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llm_core.evals.stats import PairedComparison, paired_bootstrap
+from llm_core.evals.stats.bootstrap import PairedComparison, paired_bootstrap
 
 RNG = np.random.default_rng(11)
 
@@ -78,7 +78,7 @@ def test_equal_arguments_give_equal_results_and_the_seed_matters() -> None:
 def test_blocks_of_resamples_change_nothing_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = _documents(40, 0.01, 0.05, RNG)
     whole = _compare(*documents, resamples=5000)
-    monkeypatch.setattr("llm_core.evals.stats.INDICES_AT_ONCE", 1000)
+    monkeypatch.setattr("llm_core.evals.stats.bootstrap.INDICES_AT_ONCE", 1000)
     assert _compare(*documents, resamples=5000).p_value == pytest.approx(whole.p_value, abs=0.02)
 
 

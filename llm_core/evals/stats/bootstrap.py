@@ -50,7 +50,7 @@ def paired_bootstrap(
     _check(challenger_bits, champion_bits, num_bytes)
     gains = np.asarray(challenger_bits, dtype=np.float64) - np.asarray(champion_bits, dtype=np.float64)
     sizes = np.asarray(num_bytes, dtype=np.float64)
-    difference, error = (float(value[0]) for value in _ratio(gains[None], sizes[None]))
+    difference, error = (float(value[0]) for value in ratio_of_sums(gains[None], sizes[None]))
     if error <= NO_SPREAD * abs(difference):
         certain = 1 / (resamples + 1) if difference + margin < 0 else 1.0
         return PairedComparison(difference, difference, difference, certain, len(sizes))
@@ -68,13 +68,13 @@ def _deviations(gains: Floats, sizes: Floats, difference: float, resamples: int,
     rows = max(1, INDICES_AT_ONCE // len(sizes))
     for first in range(0, resamples, rows):
         drawn = rng.integers(len(sizes), size=(min(rows, resamples - first), len(sizes)))
-        ratios, errors = _ratio(gains[drawn], sizes[drawn])
+        ratios, errors = ratio_of_sums(gains[drawn], sizes[drawn])
         # A resample of copies of one document has no error: its deviation is unbounded, or none.
         with np.errstate(divide="ignore", invalid="ignore"):
             yield np.nan_to_num((ratios - difference) / errors, nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
-def _ratio(gains: Floats, sizes: Floats) -> tuple[Floats, Floats]:
+def ratio_of_sums(gains: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     """Ratio of sums of each row and its standard error, linearised (Cochran 1977, ch. 6)."""
     count = gains.shape[1]
     total = sizes.sum(axis=1)

@@ -1,0 +1,99 @@
+"""What the champion scores on the examples that a challenger was scored on, remembered between nights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_core.artifact import Artifact
+from llm_core.config import Evaluate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DOCUMENTS = "documents"
+"""The suite of the held-out documents, whose scores are bits."""
+
+
+def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) -> pd.Series[float]:
+    """Bits that a registered model, with its own tokenizer, spends on each held-out document, indexed by sha256.
+
+    Remembered in `memo`: the champion meets the same documents every night.
+    """
+    import pandas as pd
+
+    from llm_core.devices import computing, pick_device, pick_precision
+    from llm_core.evals.hiding import Hiding
+    from llm_core.evals.perplexity import Scoring, score_texts
+    from llm_core.models import load_pretrained
+    from llm_core.text.document import CleanDocument
+    from llm_core.text.shards import read_documents
+    from llm_core.tokenizer import Tokenizer
+
+    model = Artifact.open(folder, "model")
+    heldout = [entry for entry in read_documents(documents.path, CleanDocument) if entry.split == "test"]
+    hashes = [entry.sha256 for entry in heldout]
+    place = _memo_place(cfg, model.digest, hashes, memo)
+    if place.exists():
+        return pd.read_parquet(place)["bits"]
+    device = pick_device()
+    with computing(threads=0):
+        network, tokenizer = load_pretrained(model.path).to(device), Tokenizer.load(model.path)
+        precision = pick_precision("auto", device)
+        scoring = Scoring(cfg.stride, cfg.batch_windows, precision, Hiding.of(network, tokenizer))
+        scored = score_texts(network, tokenizer, (entry.text for entry in heldout), scoring)
+    scored.index = pd.Index(hashes, name="sha256")
+    _remember(scored, place)
+    return scored["bits"]
+
+
+def remember_scores(cfg: Evaluate, model: str, report: Artifact, memo: Path) -> None:
+    """Keep what the evaluate stage found for the model of this digest: tomorrow it may be the champion."""
+    import pandas as pd
+
+    scored = pd.read_parquet(report.path / "documents.parquet").set_index("sha256")[["num_tokens", "num_bytes", "bits"]]
+    place = _memo_place(cfg, model, list(scored.index), memo)
+    if not place.exists():
+        _remember(scored, place)
+
+
+def _memo_place(cfg: Evaluate, model: str, hashes: list[str], memo: Path) -> Path:
+    return memo / f"{_digest([model, sorted(hashes), cfg.stride])}.parquet"
+
+
+def _remember(scored: pd.DataFrame, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_suffix(".draft")
+    scored.to_parquet(draft)
+    os.replace(draft, place)
+
+
+def remember_rows(model: str, report: Artifact, memo: Path) -> None:
+    """Keep the scores of every further suite of a report for the model of this digest."""
+    for path in sorted(report.path.glob("*.parquet")):
+        if path.stem != DOCUMENTS:
+            place = _rows_place(model, path.stem, memo)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            draft = place.with_suffix(".draft")
+            shutil.copyfile(path, draft)
+            os.replace(draft, place)
+
+
+def remembered_rows(model: str, suite: str, memo: Path) -> pd.DataFrame | None:
+    """The last scores of a model on a suite, None where it was never asked."""
+    import pandas as pd
+
+    place = _rows_place(model, suite, memo)
+    return pd.read_parquet(place) if place.exists() else None
+
+
+def _rows_place(model: str, suite: str, memo: Path) -> Path:
+    return memo / model / f"{suite}.parquet"
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
