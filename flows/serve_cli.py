@@ -128,7 +128,7 @@ def _alias(text: str) -> tuple[str, str]:
 
 def _traces(where: str, share: float) -> Traces:
     from llm_core.serving.traces import Traces
-    from tasks.services import traces_endpoint
+    from tasks.tracking import traces_endpoint
 
     endpoint, headers = traces_endpoint(workspace().home) if where == "mlflow" else (where, {})
     return Traces(endpoint, headers, share)

@@ -21,9 +21,6 @@ POOL = "tidemill"
 WORKSPACE_VARIABLE = "TIDEMILL_WORKSPACE"
 """Tells the runs of a worker which git worktree is theirs."""
 
-SERVING_EXPERIMENT = "serving"
-"""The MLflow experiment that traces of requests go to."""
-
 CONFIGURED_URI = os.environ.get("MLFLOW_TRACKING_URI")
 """Read at import: MLflow sets the variable itself later."""
 
@@ -157,24 +154,6 @@ def mlflow_store(home: Path) -> str:
 def tracking_uri(home: Path) -> str:
     """MLFLOW_TRACKING_URI where it was set for us, else the SQLite store of `home`."""
     return CONFIGURED_URI or mlflow_store(home)
-
-
-def traces_endpoint(home: Path) -> tuple[str, dict[str, str]]:
-    """Where MLflow takes OpenTelemetry spans, and the headers that put them into the experiment of served requests.
-
-    Raises ServiceError where MLflow is a database without a server.
-    """
-    from mlflow import MlflowClient
-
-    server = find(home, "mlflow")
-    addresses = (CONFIGURED_URI, server.url if server else None)
-    uri = next((address for address in addresses if address and address.startswith("http")), None)
-    if uri is None:
-        raise ServiceError("no MLflow server takes traces here; tidemill up starts one, or set MLFLOW_TRACKING_URI")
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(SERVING_EXPERIMENT)
-    number = experiment.experiment_id if experiment else client.create_experiment(SERVING_EXPERIMENT)
-    return f"{uri.rstrip('/')}/v1/traces", {"x-mlflow-experiment-id": number}
 
 
 def prepare_mlflow(home: Path) -> None:

@@ -25,7 +25,8 @@ import psutil
 
 from llm_core.artifact import Artifact
 from llm_core.config import Recipe
-from tasks.services import mlflow_store, prepare_mlflow, tracking_uri
+from tasks.processes import ServiceError, find
+from tasks.services import CONFIGURED_URI, mlflow_store, prepare_mlflow, tracking_uri
 from tasks.workspace import Workspace
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 SYSTEM_SECONDS = 5.0
 SHIP_SECONDS = 1.0
+SERVING_EXPERIMENT = "serving"
+"""What traces of served requests go to."""
 BATCH_METRICS = 800
 """MLflow takes at most 1,000 metrics in one call."""
 LONGEST_LINE_BYTES = 2**16
@@ -328,3 +331,19 @@ def _write_offset(spool: Path, offset: int) -> None:
 def _shipped_offset(spool: Path) -> int:
     place = _offset_path(spool)
     return int(place.read_text()) if place.exists() else 0
+
+
+def traces_endpoint(home: Path) -> tuple[str, dict[str, str]]:
+    """Where MLflow takes OpenTelemetry spans, and the headers that put them into the experiment of served requests.
+
+    Raises ServiceError where MLflow is a database without a server.
+    """
+    server = find(home, "mlflow")
+    addresses = (CONFIGURED_URI, server.url if server else None)
+    uri = next((address for address in addresses if address and address.startswith("http")), None)
+    if uri is None:
+        raise ServiceError("no MLflow server takes traces here; tidemill up starts one, or set MLFLOW_TRACKING_URI")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(SERVING_EXPERIMENT)
+    number = experiment.experiment_id if experiment else client.create_experiment(SERVING_EXPERIMENT)
+    return f"{uri.rstrip('/')}/v1/traces", {"x-mlflow-experiment-id": number}

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tasks import processes
-from tasks.services import SERVING_EXPERIMENT, mlflow_server
-from tasks.tracking import MlflowClient
+from tasks.services import mlflow_server
+from tasks.tracking import SERVING_EXPERIMENT, MlflowClient
 from tests.e2e.serving import LINE, Registered, server
 from tests.flows.small_project import free_port
 

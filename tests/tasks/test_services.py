@@ -66,11 +66,6 @@ def test_mlflow_is_one_worker_without_jobs_on_the_homes_store(tmp_path: Path) ->
     assert service.environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
 
-def test_a_database_without_a_server_takes_no_traces(tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match="tidemill up starts one"):
-        services.traces_endpoint(tmp_path)
-
-
 def test_the_worker_runs_one_flow_at_a_time_with_the_code_of_its_worktree(tmp_path: Path) -> None:
     workspace = tmp_path / "workspaces" / "worker"
     service = services.worker(tmp_path, workspace, "http://127.0.0.1:4321/api")
