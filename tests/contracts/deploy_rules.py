@@ -169,7 +169,9 @@ def reference_problems(deploy: Path) -> list[str]:
     claim, image = manifests(deploy)["home-claim.yaml"]["metadata"]["name"], made["images"][0]
     rules = {
         "kustomization.yaml does not list all manifests": sorted(made["resources"]) == sorted(manifests(deploy)),
-        f"README.md does not make {by_hand}": all(re.search(rf"kubectl .*create \w+.* {name} ", readme) for name in by_hand),
+        f"README.md does not make {by_hand}": all(
+            re.search(rf"kubectl .*create \w+.* {name} ", readme) for name in by_hand
+        ),
         f"no generated map gives {sorted(wanted)}": wanted <= {literal.partition("=")[0] for literal in literals},
         "the claim is not there": volumes["home"]["persistentVolumeClaim"]["claimName"] == claim,
         "the image has no place": image["name"] == container["image"] and image["newTag"] != "latest",
