@@ -9,6 +9,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 MAX_KEYS = 100
+MAX_CHARACTERS = 80_000
+"""So many fit into a request however JSON spells them: twelve bytes for a character outside the first plane."""
 
 
 class Body(BaseModel):

@@ -9,14 +9,12 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from llm_core.generate import Beams, Sampling
-from llm_core.serving.body import Body
+from llm_core.serving.body import MAX_CHARACTERS, Body
 from llm_core.serving.reply_schema import Part, ReadUsage
 from llm_core.serving.schema import MAX_ANSWERS, NotEmpty, StopText, StreamOptions
 
 MAX_TEXTS = 256
 """Texts of one request that are classified."""
-MAX_CHARACTERS = 80_000
-"""So many fit into a request however JSON spells them: twelve bytes for a character outside the first plane."""
 Text = Annotated[str, Field(pattern=r"\S")]
 """Something must stand in it."""
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from llm_core.serving.body import Body
+from llm_core.serving.body import MAX_CHARACTERS, Body
 from llm_core.serving.callers import Calling
 from llm_core.serving.errors import ApiError
 from llm_core.serving.samples import Judgement, Samples, consents
@@ -36,7 +36,7 @@ class Feedback(Body):
     """Bad, neither, good."""
     stars: int | None = Field(default=None, ge=1, le=5)
     """From worst to best."""
-    correction: str | None = Field(default=None, min_length=1, max_length=100_000)
+    correction: str | None = Field(default=None, min_length=1, max_length=MAX_CHARACTERS)
     """A better answer; kept with consent only."""
     consent: bool = False
     """Whether the exchange and the correction may be kept, without personal data, to improve the model."""
