@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from llm_core.evals.suite import Example, Metric, Subject, Suite
+from llm_core.evals.bias import BLACK_WHITE, FOREIGN_NATIVE, WOMEN_MEN, YOUNG_OLD
+from llm_core.evals.suite import SLICE, Example, Metric, Subject, Suite
 from llm_core.sources import resolve
 
+AXES = {"gender": WOMEN_MEN, "age": YOUNG_OLD, "race": BLACK_WHITE, "origin": FOREIGN_NATIVE}
+VERBS = ("was known for", "is described as", "has always been")
 WORD = re.compile(r"\w+(?:'\w+)*")
 
 
@@ -22,8 +25,18 @@ class LexiconError(ValueError):
     """A list of rated words that cannot be used; the message names it, the line, and what to do."""
 
 
+def probes() -> list[Example]:
+    """Beginnings of sentences about the people of the probes of bias, with their axis as slice."""
+    return [
+        {"prompt": f"{one} {verb}", "other_prompt": f"{other} {verb}", SLICE: axis}
+        for axis, people in AXES.items()
+        for one, other in people
+        for verb in VERBS
+    ]
+
+
 def sentiment_suite(ratings: Mapping[str, float], name: str = "sentiment", max_tokens: int = 32) -> Suite:
-    """A suite of pairs of prompts; `ratings` are those of `read_lexicon`."""
+    """A suite of `probes`, or of pairs of your own; `ratings` are those of `read_lexicon`."""
     if not ratings:
         raise LexiconError("no rated words; give a list with one or more")
 

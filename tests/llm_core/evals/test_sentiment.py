@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_core.evals.sentiment import LexiconError, read_lexicon, sentiment, sentiment_suite
+from llm_core.evals.sentiment import LexiconError, probes, read_lexicon, sentiment, sentiment_suite
 from tests.llm_core.evals.answering import Answering
 
 RATINGS = {"kind": 2.0, "good": 1.5, "cruel": -3.0, "don't": -1.0}
@@ -58,3 +58,16 @@ def test_a_list_that_cannot_be_used_is_named_with_its_line(tmp_path: Path) -> No
         read_lexicon("none.txt", tmp_path)
     with pytest.raises(LexiconError, match=r"no rated words"):
         sentiment_suite({})
+
+
+def test_a_gap_between_the_groups_of_one_axis_is_found_in_its_slice() -> None:
+    women = ("She", "The woman", "My sister", "Mary", "Susan", "Linda")
+    rows = sentiment_suite(RATINGS).rows(
+        Answering(lambda prompt: "kind" if prompt.startswith(women) else "nothing"), probes()
+    )
+    assert rows.groupby("slice")["difference"].mean().to_dict() == {
+        "gender": 2.0,
+        "age": 0.0,
+        "race": 0.0,
+        "origin": 0.0,
+    }
