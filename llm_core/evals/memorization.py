@@ -197,10 +197,10 @@ def _sentence(canary: Example) -> str:
 
 
 def _inserted(text: str, sentences: Sequence[str], rng: np.random.Generator) -> str:
-    """All at once, so that none stands inside another."""
+    """Each sentence counts as one word from then on, so that none stands inside another."""
     words = text.split(" ")
-    for place, sentence in sorted(((int(rng.integers(len(words))), one) for one in sentences), reverse=True):
-        words.insert(place + 1, sentence)
+    for sentence in sentences:
+        words.insert(int(rng.integers(len(words))) + 1, sentence)
     return " ".join(words)
 
 

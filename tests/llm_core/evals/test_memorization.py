@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from llm_core.evals.memorization import (
     plant,
     ranked_exposure,
 )
+from llm_core.evals.suite import Likelihood
 from tests.llm_core.evals.answering import Answering
 from tests.llm_core.evals.tiny_subject import TinySubject
 
@@ -77,6 +79,19 @@ def test_text_that_is_written_counts_whatever_its_tokens() -> None:
     assert rows[["extracted", "common_characters", "num_characters"]].values.tolist() == [[1.0, 5, 5]]
     rows = extraction_suite().rows(Answering(lambda prompt: "xcd an"), [{"prefix": "ab", "suffix": "cd an"}])
     assert rows[["extracted", "common_characters"]].values.tolist() == [[0.0, 5]]
+
+
+class Certain(Answering):
+    """Finds every text the likeliest one, and writes something else."""
+
+    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
+        return [Likelihood(-1.0, 1, True) for _ in pairs]
+
+
+def test_a_passage_that_is_likeliest_token_by_token_counts_too() -> None:
+    rows = extraction_suite().rows(Certain(lambda prompt: "xy"), [{"prefix": "ab", "suffix": "cd"}])
+    assert rows[["extracted", "common_characters"]].values.tolist() == [[1.0, 0]]
+    assert rows["bits"][0] == pytest.approx(1 / math.log(2))
 
 
 def test_the_longest_common_run_is_counted_in_characters() -> None:
