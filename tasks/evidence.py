@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_core.artifact import Artifact
 from llm_core.config import Gate
+from tasks.anchor import ANCHOR
 from tasks.guards import EXAMPLE, SLICE, Guarded, check_guard
 from tasks.ledger import Entry
 from tasks.scores import DOCUMENTS
@@ -34,6 +35,8 @@ Rows = tuple["pd.DataFrame | None", "pd.DataFrame | None"]
 """The scores of challenger and champion on the examples of a suite."""
 OpponentRows = Callable[[Entry, str], "pd.DataFrame | None"]
 """The champion's scores on the examples of another suite, None where there are none."""
+AnchorRows = Callable[[Entry], Rows]
+"""Both sides' scores on what past champions did well, None where nothing is frozen yet."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Opponent:
     champion: Entry | None
     score: ScoreOpponent
     rows: OpponentRows
+    anchor: Rows = (None, None)
+    """The challenger's scores on the line's anchor, and its own."""
 
     @property
     def name(self) -> str:
@@ -159,11 +164,16 @@ def compare(
         power_at=power_at,
         power=power(power_at - cfg.min_gain, error, result.documents, budget.level),
         slices=list(_slices(cfg, seed, pairs)),
-        guards=[each for guard in cfg.guards if suites for each in check_guard(cfg, seed, guard, *suites[guard.suite])],
+        guards=_guarded(cfg, seed, suites),
         limits=limits(cfg, version, report),
         changed_most=_changed_most(pairs),
         inputs=_inputs(cfg, version, report, opponent.champion, suites),
     )
+
+
+def _guarded(cfg: Gate, seed: int, suites: Mapping[str, Rows]) -> list[Guarded]:
+    guards = (guard for guard in cfg.guards if guard.suite in suites)
+    return [each for guard in guards for each in check_guard(cfg, seed, guard, *suites[guard.suite])]
 
 
 def limits(cfg: Gate, version: Entry, report: Artifact) -> list[Limit]:
@@ -230,7 +240,10 @@ def _suites(cfg: Gate, report: Artifact, pairs: pd.DataFrame, opponent: Opponent
         return {}
     found: dict[str, Rows] = {}
     for suite in dict.fromkeys(guard.suite for guard in cfg.guards):
-        if suite == DOCUMENTS:
+        if suite == ANCHOR:
+            if opponent.anchor[1] is not None:
+                found[suite] = opponent.anchor
+        elif suite == DOCUMENTS:
             mine = pairs.rename_axis(EXAMPLE).reset_index()
             found[suite] = mine.drop(columns="theirs"), mine.assign(bits=mine["theirs"])
         else:

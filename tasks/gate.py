@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llm_core.artifact import Artifact
 from llm_core.config import Gate
 from tasks import challenges
-from tasks.evidence import Evidence, Limit, Opponent, OpponentRows, ScoreOpponent, compare, limits
+from tasks.evidence import AnchorRows, Evidence, Limit, Opponent, OpponentRows, Rows, ScoreOpponent, compare, limits
 from tasks.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ def no_rows(champion: Entry, suite: str) -> pd.DataFrame | None:
     return None
 
 
+def no_anchor(champion: Entry) -> Rows:
+    """Of a line that has none yet."""
+    return None, None
+
+
 def gate(
     cfg: Gate,
     seed: int,
@@ -41,6 +46,7 @@ def gate(
     ledger: Ledger,
     is_tried: bool = False,
     opponent_rows: OpponentRows = no_rows,
+    anchor_rows: AnchorRows = no_anchor,
 ) -> Entry:
     """The `decided` entry of this version against the present champion; promotes in the same step where it says so.
 
@@ -56,7 +62,8 @@ def gate(
     if decided is None:
         veto = _veto(ledger, version)
         is_look = veto is None and not any(map(_is_over, limits(cfg, version, report)))
-        opponent = Opponent(champion, score_opponent, opponent_rows)
+        anchored = anchor_rows(champion) if champion else (None, None)
+        opponent = Opponent(champion, score_opponent, opponent_rows, anchored)
         budget = tonight(cfg, ledger, version.line)
         evidence = compare(cfg, _own_seed(seed, version, report), version, report, opponent, budget, is_look)
         outcome, reason = decide(cfg, evidence, veto)
@@ -100,12 +107,15 @@ def decide(cfg: Gate, evidence: Evidence, veto: Entry | None = None) -> tuple[Ou
     )
     over = [f"{each.name} {each.value:g} is above {each.limit:g}" for each in evidence.limits if _is_over(each)]
     broken = [str(each) for each in evidence.guards if each.is_broken]
+    worse = [str(each) for each in evidence.guards if each.state == "worse"]
     unsure = [f"{each.name} is limited and not known" for each in evidence.limits if each.value is None]
     unsure += [str(each) for each in evidence.guards if each.needs_person]
     if veto is not None:
         return "needs_person", f"{veto.body['person']} rolled it back ({veto.body['reason']}): {facts}"
     if over:
         return "keep", f"{'; '.join(over)}: {facts}"
+    if evidence.documents < cfg.min_documents and worse:
+        return "keep", f"{'; '.join(worse)}: {facts}"
     if evidence.documents < cfg.min_documents:
         return "needs_person", f"only {evidence.documents} held-out documents, {cfg.min_documents} are needed: {facts}"
     is_better = evidence.p_value < evidence.level and evidence.bootstrap_p < cfg.alpha

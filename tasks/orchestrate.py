@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +27,9 @@ from prefect.tasks import Task
 from llm_core.artifact import Artifact, ArtifactError, Observer
 from llm_core.config import Recipe
 from llm_core.inventory import Inventory
-from tasks import canary, challenges, champions
+from llm_core.text.document import CleanDocument
+from llm_core.text.shards import read_documents
+from tasks import anchor, canary, challenges, champions
 from tasks.accounts import REPORTED, report_place, reported
 from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
@@ -37,7 +40,14 @@ from tasks.lineage import Code, Records, intent, lock_md5, run_facts
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.register import register as register_stage
-from tasks.scores import remember_rows, remember_scores, remembered_rows, score_heldout
+from tasks.scores import (
+    read_bits,
+    remember_rows,
+    remember_scores,
+    remembered_rows,
+    score_by_hash,
+    score_heldout,
+)
 from tasks.services import running_server_of_line, server_of_line
 from tasks.stages import STAGES, Stage, use_recipe
 from tasks.summary import StageRow, Summary, effect_row, pure_row
@@ -140,9 +150,16 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
     """The paired test against the champion; where it promotes, the registry's aliases follow."""
 
     def score_opponent(champion: Entry) -> Any:
-        known = run.tracker.version(champion.line, champion.body["version"])
-        folder = run.tracker.model_folder(known)
-        return score_heldout(run.recipe.evaluate, folder, documents, memo)
+        return score_heldout(run.recipe.evaluate, _folder(run, champion), documents, memo)
+
+    def anchor_rows(champion: Entry) -> Any:
+        found = anchor.anchor(run.ledger, version.line, run.ws.home).without(_trained_on(documents))
+        if not found.documents:
+            return None, None
+        known = read_bits(report), score_opponent(champion)
+        folders = _folder(run, version), _folder(run, champion)
+        scorers = [partial(score_by_hash, run.recipe.evaluate, folder, memo=memo) for folder in folders]
+        return tuple(anchor.rows(found, bits, score) for bits, score in zip(known, scorers, strict=True))
 
     def opponent_rows(champion: Entry, suite: str) -> Any:
         return remembered_rows(champion.body["artifact"], suite, memo)
@@ -152,10 +169,29 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
     remember_rows(version.body["artifact"], report, memo)
     is_tried = run.recipe.deploy.canary_percent > 0 and run.recipe.model.writes_text
     entry = gate_stage(
-        run.recipe.gate, run.recipe.seed, version, report, score_opponent, run.ledger, is_tried, opponent_rows
+        run.recipe.gate,
+        run.recipe.seed,
+        version,
+        report,
+        score_opponent,
+        run.ledger,
+        is_tried,
+        opponent_rows,
+        anchor_rows,
     )
+    if entry.body.get("outcome") == "promote" or entry.kind in MOVES:
+        anchor.freeze(run.ledger, entry, report, documents, run.recipe.gate.anchor_documents, run.ws.home)
     champions.project(run.ledger, run.tracker, version.line)
     return entry
+
+
+def _folder(run: Run, entry: Entry) -> Path:
+    """The registered files of a version."""
+    return run.tracker.model_folder(run.tracker.version(entry.line, entry.body["version"]))
+
+
+def _trained_on(documents: Artifact) -> Iterator[str]:
+    return (entry.sha256 for entry in read_documents(documents.path, CleanDocument) if entry.split == "train")
 
 
 def deploy(run: Run, decision: Entry) -> Entry:

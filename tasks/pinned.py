@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -29,7 +30,25 @@ def keep_tokenizer(ws: Workspace, model: Path) -> str:
 
 def pinned(ws: Workspace, recipe: Recipe) -> Recipe:
     """The recipe with digests of all that it names and does not hold; what it holds already stays as it is."""
-    return _with_word_lists(ws, _with_tokenizer(ws, recipe))
+    return _with_examples(ws, _with_word_lists(ws, _with_tokenizer(ws, recipe)))
+
+
+def _with_examples(ws: Workspace, recipe: Recipe) -> Recipe:
+    """The suites' tables and lists by their digests."""
+    if not recipe.evaluate.suites:
+        return recipe
+    from llm_core.evals.examples import read_bytes
+    from llm_core.text.toxicity import words_sha256
+
+    fixed = []
+    for spec in recipe.evaluate.suites:
+        digests = {}
+        if spec.examples and not spec.examples_sha256:
+            digests["examples_sha256"] = hashlib.sha256(read_bytes(spec.examples, ws.root)).hexdigest()
+        if spec.words and not spec.words_sha256:
+            digests["words_sha256"] = words_sha256(spec.words, ws.root)
+        fixed.append(spec.model_copy(update=digests))
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"suites": tuple(fixed)})})
 
 
 def _with_word_lists(ws: Workspace, recipe: Recipe) -> Recipe:

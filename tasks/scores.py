@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,16 @@ DOCUMENTS = "documents"
 
 
 def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) -> pd.Series[float]:
-    """Bits that a registered model, with its own tokenizer, spends on each held-out document, indexed by sha256.
+    """Bits that a registered model, with its own tokenizer, spends on each held-out document, indexed by sha256."""
+    from llm_core.text.document import CleanDocument
+    from llm_core.text.shards import read_documents
+
+    heldout = (entry for entry in read_documents(documents.path, CleanDocument) if entry.split == "test")
+    return score_by_hash(cfg, folder, {entry.sha256: entry.text for entry in heldout}, memo)
+
+
+def score_by_hash(cfg: Evaluate, folder: Path, texts: Mapping[str, str], memo: Path) -> pd.Series[float]:
+    """The same of any texts by their sha256.
 
     Remembered in `memo`: the champion meets the same documents every night.
     """
@@ -30,13 +40,10 @@ def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) 
     from llm_core.evals.hiding import Hiding
     from llm_core.evals.perplexity import Scoring, score_texts
     from llm_core.models import load_pretrained
-    from llm_core.text.document import CleanDocument
-    from llm_core.text.shards import read_documents
     from llm_core.tokenizer import Tokenizer
 
     model = Artifact.open(folder, "model")
-    heldout = [entry for entry in read_documents(documents.path, CleanDocument) if entry.split == "test"]
-    hashes = [entry.sha256 for entry in heldout]
+    hashes = list(texts)
     place = _memo_place(cfg, model.digest, hashes, memo)
     if place.exists():
         return pd.read_parquet(place)["bits"]
@@ -45,10 +52,17 @@ def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) 
         network, tokenizer = load_pretrained(model.path).to(device), Tokenizer.load(model.path)
         precision = pick_precision("auto", device)
         scoring = Scoring(cfg.stride, cfg.batch_windows, precision, Hiding.of(network, tokenizer))
-        scored = score_texts(network, tokenizer, (entry.text for entry in heldout), scoring)
+        scored = score_texts(network, tokenizer, texts.values(), scoring)
     scored.index = pd.Index(hashes, name="sha256")
     _remember(scored, place)
     return scored["bits"]
+
+
+def read_bits(report: Artifact) -> pd.Series[float]:
+    """What the model of a report spends on each held-out document, indexed by sha256."""
+    import pandas as pd
+
+    return pd.read_parquet(report.path / f"{DOCUMENTS}.parquet").set_index("sha256")["bits"]
 
 
 def remember_scores(cfg: Evaluate, model: str, report: Artifact, memo: Path) -> None:

@@ -19,6 +19,7 @@ from llm_core.config.data import (
 from llm_core.config.model import Deploy, Evaluate, Gate, Guard, Model, Register, Train
 from llm_core.config.recipe import Recipe, RecipeError, load_recipe, override, parse_recipe, recipe_names, recipe_schema
 from llm_core.config.section import Section
+from llm_core.config.suites import SuiteSpec
 
 __all__ = [
     "Boilerplate",
@@ -40,6 +41,7 @@ __all__ = [
     "RecipeError",
     "Register",
     "Section",
+    "SuiteSpec",
     "Tokenize",
     "Tokenizer",
     "Toxicity",

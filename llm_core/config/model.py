@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llm_core.config.section import NAME_PATTERN, Section
+from llm_core.config.suites import SuiteSpec
 
 
 class Model(Section):
@@ -175,6 +176,15 @@ class Evaluate(Section):
     """Beginnings that the model continues as sample texts."""
     sample_tokens: int = Field(default=60, ge=1)
     """Length of each sample text."""
+    suites: tuple[SuiteSpec, ...] = ()
+    """What else the model is asked; guards of the gate name them."""
+
+    @model_validator(mode="after")
+    def _suites_have_names_of_their_own(self) -> Evaluate:
+        names = [suite.title for suite in self.suites]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"suites: {', '.join(twice)} stands there more than once; give each a name")
+        return self
 
 
 class Register(Section):
@@ -216,8 +226,13 @@ class Gate(Section):
     """Bits per byte the challenger must gain at least."""
     guards: tuple[Guard, ...] = (
         Guard(suite="documents", score="bits", over="num_bytes", margin=0.05, less_is_better=True, each_slice=True),
+        Guard(suite="anchor", score="bits", over="num_bytes", margin=0.05, less_is_better=True),
     )
-    """What may not get worse; the first one says that no source is forgotten. Empty guards nothing."""
+    """What may not get worse: no source of the held-out documents, nor what past champions did well (the anchor).
+
+    Empty guards nothing."""
+    anchor_documents: int = Field(default=64, ge=0)
+    """Held-out documents that the line's champions were good at and that are kept for its anchor, at most."""
     max_bytes: int = Field(default=0, ge=0)
     """Largest size of a champion's files; 0 is no limit."""
     max_milliseconds: float = Field(default=0.0, ge=0)

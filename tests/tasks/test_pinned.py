@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 
 from llm_core.artifact import Artifact, Draft
-from llm_core.config import Clean, Recipe, Tokenizer
+from llm_core.config import Clean, Evaluate, Recipe, SuiteSpec, Tokenizer
 from llm_core.config.data import Toxicity
+from llm_core.evals.examples import ExamplesError
 from llm_core.tokenizer import TokenizerError, tokenizer_digest
 from tasks.champions import promote
 from tasks.ledger import Ledger
@@ -99,3 +101,22 @@ def test_an_edited_word_list_changes_the_recipe(ws: Workspace, tmp_path: Path) -
     assert first == pinned(ws, recipe) != recipe
     (tmp_path / "words.txt").write_text("darn\nheck\n")
     assert pinned(ws, recipe) != first
+
+
+def test_tables_and_lists_of_suites_are_fixed_by_their_digests(ws: Workspace) -> None:
+    (ws.root / "asked.jsonl").write_text('{"prompt": "a", "references": ["b"]}\n')
+    (ws.root / "rated.txt").write_text("good\t1\n")
+    suites = (
+        SuiteSpec(kind="generation", examples="asked.jsonl"),
+        SuiteSpec(kind="sentiment", words=("rated.txt",)),
+        SuiteSpec(kind="bias"),
+    )
+    recipe = Recipe(evaluate=Evaluate(suites=suites))
+    table, words, probes = pinned(ws, recipe).evaluate.suites
+    assert table.examples_sha256 == hashlib.sha256((ws.root / "asked.jsonl").read_bytes()).hexdigest()
+    assert len(words.words_sha256) == 64 and probes == suites[2]
+    (ws.root / "rated.txt").write_text("good\t2\n")
+    assert pinned(ws, recipe).evaluate.suites[1].words_sha256 != words.words_sha256
+    (ws.root / "asked.jsonl").unlink()
+    with pytest.raises(ExamplesError, match=r"asked\.jsonl: cannot be read"):
+        pinned(ws, recipe)
