@@ -1,4 +1,4 @@
-"""Evaluate: the held-out documents are scored beside what any model must beat, and a few texts are written."""
+"""Evaluate: held-out documents are scored beside what any model must beat, texts are written, suites are asked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from llm_core.config import Evaluate
 from llm_core.data import MarkedShards, open_tokens
 from llm_core.devices import circumstances, computing, pick_device, pick_precision
 from llm_core.evals.baselines import unigram_bits, xz_bits
+from llm_core.evals.calibration import Bins
+from llm_core.evals.catalog import Material
 from llm_core.evals.hiding import Hiding
 from llm_core.evals.ngrams import ngram_bits
 from llm_core.evals.perplexity import EvaluationError, Scoring, bits_per_byte, score_documents
+from llm_core.evals.subject import NetworkSubject
 from llm_core.generate import ContextExceeded, generate
 from llm_core.models import load_pretrained
 from llm_core.models.interface import Network
@@ -27,12 +30,15 @@ from llm_core.text.document import CleanDocument, Split
 from llm_core.text.shards import read_documents
 from llm_core.text.token_array import TABLE, token_files
 from llm_core.tokenizer import Tokenizer
+from tasks import suites
 
 REPORTED = ["sha256", "source", "start", "num_bytes", "num_tokens", "bits", "unigram_bits", "ngram_bits"]
 
 
 def evaluate(cfg: Evaluate, seed: int, model: Artifact, tokens: Artifact, documents: Artifact, out: Draft) -> Artifact:
     """Score the model on the test split: metrics.json, documents.parquet (a row a document) and samples.json.
+
+    Each suite of the recipe adds SUITE.parquet (a row an example), its numbers, and what it is to suites.json.
 
     Of tokens with a loss mask the marked ones are scored, in bits per byte of their own text; the baselines get the
     same, and the documents are not read.
@@ -43,16 +49,20 @@ def evaluate(cfg: Evaluate, seed: int, model: Artifact, tokens: Artifact, docume
         network = load_pretrained(model.path).to(device)
         tokenizer = Tokenizer.load(model.path)
         scoring = Scoring(cfg.stride, cfg.batch_windows, precision, Hiding.of(network, tokenizer))
-        scored = _score(scoring, network, tokens, out)
+        bins = Bins()
+        scored = _score(scoring, network, tokens, out, bins)
         samples = _samples(cfg, seed, network, tokenizer)
+        told = _ask_suites(cfg, seed, NetworkSubject(network, tokenizer, scoring), documents, out)
     texts: Callable[[Split], Iterable[bytes]] = partial(_texts, documents)
     if isinstance(open_tokens(tokens.path, "test"), MarkedShards):
         texts = partial(_marked_texts, tokens, tokenizer)
         scored = scored.assign(num_bytes=[len(text) for text in texts("test")])
-    metrics = _metrics(scored, texts, tokens.stats["vocab_size"])
+    metrics = _metrics(scored, texts, tokens.stats["vocab_size"]) | _next_token(bins) | suites.metrics(told)
     scored[REPORTED].to_parquet(out.path / "documents.parquet", index=False)
     _write_json(out, "metrics.json", metrics)
     _write_json(out, "samples.json", samples)
+    _write_json(out, "suites.json", told)
+    _write_json(out, "reliability.json", bins.table())
     stats = {**metrics, "heldout_digest": heldout_digest(scored["sha256"])}
     return out.publish(stats, circumstances(device, precision, threads))
 
@@ -62,13 +72,13 @@ def heldout_digest(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
-def _score(scoring: Scoring, network: Network, tokens: Artifact, out: Draft) -> pd.DataFrame:
+def _score(scoring: Scoring, network: Network, tokens: Artifact, out: Draft, bins: Bins) -> pd.DataFrame:
     held_out = open_tokens(tokens.path, "test")
     ids = held_out[:]
     marks = held_out.marks(slice(None)) if isinstance(held_out, MarkedShards) else None
     table = pd.concat([pd.read_parquet(path) for path in token_files(tokens.path, "test", TABLE)], ignore_index=True)
     scored = score_documents(
-        network, ids, table, scoring, lambda done, total: out.observer.progress(done, total, "windows"), marks
+        network, ids, table, scoring, lambda done, total: out.observer.progress(done, total, "windows"), marks, bins
     )
     train_ids = open_tokens(tokens.path, "train")
     num_tokens = table["num_tokens"].to_numpy()
@@ -100,6 +110,26 @@ def _metrics(
         "test_bytes": num_bytes,
         "test_tokens": num_tokens,
     }
+
+
+def _ask_suites(
+    cfg: Evaluate, seed: int, subject: NetworkSubject, documents: Artifact, out: Draft
+) -> list[dict[str, Any]]:
+    def texts(split: Split) -> Iterator[str]:
+        return (text.decode() for text in _texts(documents, split))
+
+    context = subject.context
+    material = Material(partial(texts, "train"), partial(texts, "test"), context, seed)
+    return suites.ask(
+        cfg.suites, subject, material, out.path, lambda done, total: out.observer.progress(done, total, "suites")
+    )
+
+
+def _next_token(bins: Bins) -> dict[str, float]:
+    """How often the likeliest next token is right, and how far its probability is from saying so."""
+    if not bins.count:
+        return {}
+    return {"next_token_accuracy": bins.accuracy, "next_token_ece": bins.expected_error}
 
 
 def _texts(documents: Artifact, split: Split) -> Iterable[bytes]:

@@ -19,17 +19,19 @@ SuiteKind = Literal[
     "extraction_unseen",
     "generation",
     "leakage",
+    "lm_eval",
     "long_context",
+    "multiple_choice",
     "refusal",
     "sentiment",
     "toxicity",
     "truthfulness",
 ]
-ASKED_FROM_A_TABLE = ("canaries", "classification", "code", "domains", "generation", "truthfulness")
+ASKED_FROM_A_TABLE = ("canaries", "classification", "code", "domains", "generation", "multiple_choice", "truthfulness")
 """Kinds that have no examples of their own."""
 WITH_WORDS = ("sentiment", "toxicity")
 """Kinds that need a list of words."""
-SOLVED_FIRST = ("classification", "generation")
+SOLVED_FIRST = ("classification", "generation", "lm_eval", "multiple_choice")
 """Kinds whose prompts may begin with solved examples."""
 
 
@@ -44,6 +46,8 @@ class SuiteSpec(Section):
     """A table of examples (.jsonl, .csv or .parquet): a path, pkg://PACKAGE/PATH, or what fsspec reads (hf://, s3://).
 
     Empty for those of its kind: probes that come with it, or the run's own documents."""
+    task: str = ""
+    """For lm_eval: a task of lm-evaluation-harness by its name, or by the path of its .yaml file."""
     words: tuple[str, ...] = ()
     """Lists of words: rated ones for sentiment, bad ones for toxicity."""
     examples_sha256: str = ""
@@ -69,6 +73,8 @@ class SuiteSpec(Section):
         if (self.kind in WITH_WORDS) != bool(self.words):
             verb = "needs" if self.kind in WITH_WORDS else "takes no"
             raise ValueError(f"{self.kind} {verb} words; {', '.join(WITH_WORDS)} are asked with lists of words")
+        if (self.kind == "lm_eval") != bool(self.task) or (self.task and self.examples):
+            raise ValueError("lm_eval needs a task and no examples; other kinds have no task")
         if self.shots and self.kind not in SOLVED_FIRST:
             raise ValueError(f"{self.kind} takes no shots; {', '.join(SOLVED_FIRST)} do")
         if self.title in ("documents", "anchor"):

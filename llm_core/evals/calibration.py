@@ -38,6 +38,50 @@ def reliability(rows: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     return ends.join(means)
 
 
+class Bins:
+    """The same table of many answers that come a few at a time, such as a language model's next tokens."""
+
+    def __init__(self, bins: int = BINS) -> None:
+        self._sums = np.zeros((bins, 3))
+
+    def add(self, confidence: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]) -> None:
+        """Some answers: how sure each is, 0 to 1, and whether it is right."""
+        bins = len(self._sums)
+        places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin holds its upper end
+        for column, weights in enumerate((None, confidence, is_right)):
+            self._sums[:, column] += np.bincount(places, weights, minlength=bins)
+
+    def table(self) -> list[dict[str, float | None]]:
+        """A row a bin: low, high, count, confidence, accuracy (None where it is empty)."""
+        bins = len(self._sums)
+        return [
+            {
+                "low": place / bins,
+                "high": (place + 1) / bins,
+                "count": int(count),
+                "confidence": sure / count if count else None,
+                "accuracy": right / count if count else None,
+            }
+            for place, (count, sure, right) in enumerate(self._sums.tolist())
+        ]
+
+    @property
+    def count(self) -> int:
+        """Answers so far."""
+        return int(self._sums[:, 0].sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right ones."""
+        return float(self._sums[:, 2].sum() / self._sums[:, 0].sum())
+
+    @property
+    def expected_error(self) -> float:
+        """Mean distance of sureness and accuracy over bins, each with the weight of its answers."""
+        count, sure, right = self._sums.T
+        return float(np.abs(sure - right).sum() / count.sum())
+
+
 def expected_error(rows: pd.DataFrame, bins: int = BINS) -> float:
     """Mean distance of sureness and accuracy over bins, each with the weight of its rows."""
     table = reliability(rows, bins)

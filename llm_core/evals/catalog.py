@@ -16,9 +16,11 @@ from llm_core.evals.diversity import diversity_suite
 from llm_core.evals.domains import domains_suite, in_fields
 from llm_core.evals.examples import ExamplesError, chosen, read_examples, require_keys, uncontaminated
 from llm_core.evals.generation import generation_suite
+from llm_core.evals.harness import harness_suite
 from llm_core.evals.leakage import KnownData, leakage_suite
 from llm_core.evals.long_context import holds, long_context_suite, needles
 from llm_core.evals.memorization import canary_suite, extraction_suite, passages
+from llm_core.evals.multiple_choice import multiple_choice_suite
 from llm_core.evals.refusal import refusal_suite
 from llm_core.evals.sentiment import read_lexicon, sentiment_suite
 from llm_core.evals.suite import Example, Suite
@@ -121,6 +123,12 @@ def _leakage(spec: SuiteSpec, material: Material) -> Asked:
     return Asked(leakage_suite(known, name=spec.title, max_tokens=spec.max_tokens), _prompts(spec, material))
 
 
+def _lm_eval(spec: SuiteSpec, material: Material) -> Asked:
+    """The harness has checks of its own for what the training text has; tables of it are not read here."""
+    task = str(material.base / spec.task) if Path(spec.task).suffix in (".yaml", ".yml") else spec.task
+    return Asked(*harness_suite(task, spec.limit, name=spec.title, shots=spec.shots))
+
+
 def _long_context(spec: SuiteSpec, material: Material) -> Asked:
     """Needles in the longest held-out document; tables of your own hold texts with needles."""
     if spec.examples:
@@ -130,6 +138,12 @@ def _long_context(spec: SuiteSpec, material: Material) -> Asked:
         sizes = [material.context // share for share in SHARES_OF_CONTEXT]
         found = needles(text, NEEDLE, QUESTION, ANSWER, DEPTHS, [size for size in sizes if size <= len(text.split())])
     return Asked(long_context_suite(spec.title, spec.max_tokens), found)
+
+
+def _multiple_choice(spec: SuiteSpec, material: Material) -> Asked:
+    examples = _table(spec, material, ("context", "choices", "answer"))
+    shots, asked = examples[: spec.shots], examples[spec.shots :]
+    return _clean(Asked(multiple_choice_suite(spec.title, shots), asked), material)
 
 
 def _refusal(spec: SuiteSpec, material: Material) -> Asked:
@@ -197,7 +211,9 @@ KINDS: Mapping[str, Prepare] = {
     "extraction_unseen": _extraction_unseen,
     "generation": _generation,
     "leakage": _leakage,
+    "lm_eval": _lm_eval,
     "long_context": _long_context,
+    "multiple_choice": _multiple_choice,
     "refusal": _refusal,
     "sentiment": _sentiment,
     "toxicity": _toxicity,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_core.evals.calibration import Bins
 from llm_core.evals.hiding import Hiding
 from llm_core.losses import LossTerms, batch_loss
 from llm_core.tokenizer import Tokenizer
@@ -66,8 +67,11 @@ def score_documents(
     scoring: Scoring,
     progress: Callable[[int, int], None] = lambda done, total: None,
     marks: Mask | None = None,
+    bins: Bins | None = None,
 ) -> pd.DataFrame:
     """The documents table (num_tokens, num_bytes, ...) with a column `bits`.
+
+    `bins` are told how sure the model is of each next token, and whether it is right; only models that read on are.
 
     `ids` holds all documents one after another, each followed by the end id. Every token is scored once, with at least
     context - stride tokens read before it where the document has them; windows never reach into another document.
@@ -83,7 +87,7 @@ def score_documents(
     bits = np.zeros(len(documents))
     for first in range(0, len(windows), scoring.batch_windows):
         batch = windows[first : first + scoring.batch_windows]
-        scored = _score_batch(model, padded, batch, scoring.precision, marks)
+        scored = _score_batch(model, padded, batch, scoring.precision, marks, bins)
         for window, window_bits in zip(batch, scored, strict=True):
             bits[window.document] += window_bits
         progress(min(first + scoring.batch_windows, len(windows)), len(windows))
@@ -140,7 +144,7 @@ def plan_windows(num_tokens: Sequence[int], context: int, stride: int) -> list[W
 
 @torch.inference_mode()
 def _score_batch(
-    model: nn.Module, padded: Padded, batch: list[Window], dtype: torch.dtype, marks: Mask | None
+    model: nn.Module, padded: Padded, batch: list[Window], dtype: torch.dtype, marks: Mask | None, bins: Bins | None
 ) -> list[float]:
     """Bits of each window's scored tokens; `padded` has an end id in front, so that inputs stand one before targets."""
     device = next(model.parameters()).device
@@ -151,16 +155,22 @@ def _score_batch(
         inputs[row, : window.end - window.start] = torch.from_numpy(padded[window.start : window.end])
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits: Tensor = model(inputs.to(device)).logits  # (B, T, V)
-    return [_window_bits(scores, padded, window, marks) for scores, window in zip(logits, batch, strict=True)]
+    return [_window_bits(scores, padded, window, marks, bins) for scores, window in zip(logits, batch, strict=True)]
 
 
-def _window_bits(logits: Tensor, padded: Padded, window: Window, marks: Mask | None) -> float:
+def _window_bits(logits: Tensor, padded: Padded, window: Window, marks: Mask | None, bins: Bins | None) -> float:
     """Bits of one window's scored tokens from its logits (T, V); window by window the float32 copy fits the cache."""
     scores = logits[window.scored - window.start : window.end - window.start].float()
     targets = torch.from_numpy(padded[window.scored + 1 : window.end + 1]).to(scores.device)
-    losses = F.cross_entropy(scores, targets, reduction="none")
     if marks is not None:
-        losses = losses[torch.from_numpy(np.flatnonzero(marks[window.scored : window.end])).to(losses.device)]
+        marked = torch.from_numpy(np.flatnonzero(marks[window.scored : window.end])).to(scores.device)
+        scores, targets = scores[marked], targets[marked]
+    losses = F.cross_entropy(scores, targets, reduction="none")
+    if bins is not None:
+        best, places = scores.max(dim=1)
+        # The likeliest token's probability by the loss: log p(best) = best - target's logit - loss.
+        sureness = (best - scores.gather(1, targets[:, None])[:, 0] - losses).double().exp()
+        bins.add(sureness.clamp(0, 1).cpu().numpy(), (places == targets).cpu().numpy())
     return float(losses.double().sum()) / math.log(2)
 
 

@@ -58,6 +58,8 @@ def test_metrics_are_flat_numbers_beside_their_baselines(report: Artifact, token
         "test_documents",
         "test_bytes",
         "test_tokens",
+        "next_token_accuracy",
+        "next_token_ece",
     ]
     for unit in ("documents", "bytes", "tokens"):
         assert metrics[f"test_{unit}"] == tokens.stats[f"test_{unit}"]

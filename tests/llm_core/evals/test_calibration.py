@@ -6,11 +6,12 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from llm_core.evals.calibration import brier, draw, expected_error, metrics, reliability
+from llm_core.evals.calibration import Bins, brier, draw, expected_error, metrics, reliability
 from llm_core.evals.classification import LabelsError, score_labels
 
 RNG = np.random.default_rng(9)
@@ -54,3 +55,20 @@ def test_the_diagram_is_drawn(tmp_path: Path) -> None:
 def test_scores_that_are_no_probabilities_are_refused() -> None:
     with pytest.raises(LabelsError, match="between 0 and 1"):
         brier(score_labels(["a"], [{"a": -3.0, "b": 2.0}]))
+
+
+def test_bins_of_many_answers_are_those_of_the_table() -> None:
+    rng = np.random.default_rng(1)
+    sureness = rng.random(500)
+    is_right = rng.random(500) < sureness
+    bins = Bins()
+    for part in (slice(0, 100), slice(100, 500)):
+        bins.add(sureness[part], is_right[part])
+    names = np.where(is_right, "a", "b")
+    rows = pd.DataFrame({"label": names, "correct": is_right.astype(float), "score_a": sureness, "score_b": 0.0})
+    table = reliability(rows)
+    assert [row["count"] for row in bins.table()] == table["count"].tolist()
+    for column in ("low", "high", "confidence", "accuracy"):
+        assert [row[column] for row in bins.table()] == pytest.approx(table[column].tolist())
+    assert bins.expected_error == pytest.approx(expected_error(rows))
+    assert (bins.count, bins.accuracy) == (500, is_right.mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ from llm_core.config import SuiteSpec
 from llm_core.config.suites import ASKED_FROM_A_TABLE, SuiteKind
 from llm_core.evals.catalog import ANSWER, KINDS, Material, prepare
 from llm_core.evals.examples import ExamplesError
+from llm_core.evals.harness import HarnessError
 from tests.llm_core.evals.answering import Answering
 
 TRAIN = [
@@ -24,6 +26,7 @@ ROWS: dict[str, Any] = {
     "classification": {"text": "good", "label": "yes"},
     "code": {"prompt": "def one():\n", "test": "def check(f):\n    assert f() == 1", "entry_point": "one"},
     "domains": {"question": "What?", "choices": ["a", "b"], "answer": 0, "subject": "international_law"},
+    "multiple_choice": {"context": "Is it?", "choices": ["yes", "no"], "answer": 0},
     "generation": {"prompt": "Say a", "references": ["a"]},
     "truthfulness": {"prompt": "Say", "true": ["a"], "false": ["b"]},
 }
@@ -49,7 +52,7 @@ def test_there_is_a_maker_for_each_kind_that_recipes_may_name() -> None:
     assert list(KINDS) == list(get_args(SuiteKind))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in get_args(SuiteKind) if kind != "code"])
+@pytest.mark.parametrize("kind", [kind for kind in get_args(SuiteKind) if kind not in ("code", "lm_eval")])
 def test_each_kind_is_asked_and_gives_its_numbers(kind: str, tmp_path: Path) -> None:
     asked = prepare(_spec(kind, tmp_path, name="mine"), _material(tmp_path))
     rows = asked.suite.rows(Answering(lambda prompt: "a good answer"), asked.examples)
@@ -60,6 +63,13 @@ def test_each_kind_is_asked_and_gives_its_numbers(kind: str, tmp_path: Path) -> 
 
 def test_programs_are_prepared_too(tmp_path: Path) -> None:
     assert prepare(_spec("code", tmp_path), _material(tmp_path)).suite.name == "code"
+
+
+def test_a_task_of_the_harness_says_what_is_missing(tmp_path: Path) -> None:
+    if find_spec("lm_eval") is not None:
+        pytest.skip("lm-eval is installed here")
+    with pytest.raises(HarnessError, match=r"mmlu: lm-eval is not installed; pip install 'tidemill\[lm-eval\]'"):
+        prepare(SuiteSpec(kind="lm_eval", task="mmlu"), _material(tmp_path))
 
 
 def test_prompts_are_how_held_out_documents_begin(tmp_path: Path) -> None:
@@ -125,6 +135,8 @@ def test_a_changed_list_of_words_is_refused(tmp_path: Path) -> None:
         ({"kind": "sentiment"}, "sentiment needs words"),
         ({"kind": "bias", "words": ("list.txt",)}, "bias takes no words"),
         ({"kind": "bias", "shots": 2}, "bias takes no shots"),
+        ({"kind": "lm_eval"}, "lm_eval needs a task"),
+        ({"kind": "bias", "task": "mmlu"}, "other kinds have no task"),
         ({"kind": "bias", "name": "documents"}, "choose another"),
         ({"kind": "perplexity"}, "Input should be 'bias'"),
     ],
