@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -39,13 +40,15 @@ def main() -> None:
     overrides = (f"train.steps={parser.parse_args().steps}", "train.validate_every=100")
     recipe = load_recipe("demo", ROOT / "configs", overrides)
     with tempfile.TemporaryDirectory() as folder:
-        scores = _pair(recipe, Path(folder))
+        one, other = (each for _, each in reseeded(recipe, SEEDS, Path(folder)))
+    scores = one.merge(other[["sha256", "bits"]].rename(columns={"bits": "other_bits"}), on="sha256")
     PLACE.write_text(
         json.dumps({"steps": recipe.train.steps, "seeds": SEEDS, **scores.to_dict("list")}) + "\n", encoding="utf-8"
     )
 
 
-def _pair(recipe: Recipe, base: Path) -> pd.DataFrame:
+def reseeded(recipe: Recipe, seeds: Iterable[int], base: Path) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Each seed and the bits that its model needs for each held-out document; all else is made once."""
     with Draft(base / "collect", "documents", "collect") as out:
         collected = collect(recipe.collect, take_inventory(recipe.collect, ROOT), out)
     with Draft(base / "clean", "documents", "clean") as out:
@@ -54,10 +57,9 @@ def _pair(recipe: Recipe, base: Path) -> pd.DataFrame:
         vocabulary = tokenizer(recipe.tokenizer, cleaned, out)
     with Draft(base / "tokenize", "tokens", "tokenize") as out:
         tokens = tokenize(recipe.tokenize, cleaned, vocabulary, out)
-    reports = [_scored(recipe, seed, cleaned, vocabulary, tokens, base / str(seed)) for seed in SEEDS]
-    one, other = (pd.read_parquet(report.path / "documents.parquet") for report in reports)
-    pair = one[["sha256", "source", "num_bytes"]].assign(bits=one["bits"])
-    return pair.merge(other[["sha256", "bits"]].rename(columns={"bits": "other_bits"}), on="sha256")
+    for seed in seeds:
+        report = _scored(recipe, seed, cleaned, vocabulary, tokens, base / str(seed))
+        yield seed, pd.read_parquet(report.path / "documents.parquet")[["sha256", "source", "num_bytes", "bits"]]
 
 
 def _scored(

@@ -17,7 +17,7 @@ from llm_core.artifact import Artifact
 from llm_core.config import Gate
 from tasks import challenges
 from tasks.evidence import AnchorRows, Evidence, Limit, Opponent, OpponentRows, Rows, ScoreOpponent, compare, limits
-from tasks.ledger import Entry, Ledger
+from tasks.ledger import Entry, Ledger, Overtaken
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,26 @@ def gate(
 
     A version that is tried in service first (`is_tried`) is not moved here; a line's first champion always is.
     A version that is champion already gets the entry that made it so; an equal question gets the earlier answer.
+    Where another decision of the line came first, this one is made anew: two may not spend the same look.
     """
+    while True:
+        try:
+            return _gate_once(cfg, seed, version, report, score_opponent, ledger, is_tried, opponent_rows, anchor_rows)
+        except Overtaken:  # somebody else has decided, so this ends
+            continue
+
+
+def _gate_once(
+    cfg: Gate,
+    seed: int,
+    version: Entry,
+    report: Artifact,
+    score_opponent: ScoreOpponent,
+    ledger: Ledger,
+    is_tried: bool,
+    opponent_rows: OpponentRows,
+    anchor_rows: AnchorRows,
+) -> Entry:
     champion = ledger.champion(version.line)
     known = answer(cfg, version, report, ledger)
     if known is not None:
@@ -60,6 +79,7 @@ def gate(
     question = _question(cfg, version, report, champion)
     decided = ledger.find("decided", question)
     if decided is None:
+        decisions = ledger.count("decided", version.line)  # before they are read: a later one is noticed
         veto = _veto(ledger, version)
         is_look = veto is None and not any(map(_is_over, limits(cfg, version, report)))
         anchored = anchor_rows(champion) if champion else (None, None)
@@ -68,7 +88,7 @@ def gate(
         evidence = compare(cfg, _own_seed(seed, version, report), version, report, opponent, budget, is_look)
         outcome, reason = decide(cfg, evidence, veto)
         body = {**_subject(version), "outcome": outcome, "reason": reason, "evidence": asdict(evidence)}
-        decided = ledger.append("decided", version.line, question, body)
+        decided = ledger.append("decided", version.line, question, body, expected=decisions)
     if decided.body["outcome"] != "promote" or (is_tried and champion is not None):
         return decided
     body = {**_subject(version), "decision": decided.hash, "reason": decided.body["reason"]}

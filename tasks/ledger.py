@@ -38,6 +38,10 @@ class LedgerError(ValueError):
     """A ledger that does not verify, or a move that another one overtook; the message names the entry."""
 
 
+class Overtaken(LedgerError):
+    """An entry of its kind came first, so that what this one was made from holds no more: make it anew."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of the ledger."""
@@ -83,10 +87,24 @@ class Ledger:
         """All entries in order, of one line or of all."""
         return self._select("line = ?", line) if line else self._select("1")
 
-    def append(self, kind: str, line: str, key: str, body: Mapping[str, Any]) -> Entry:
-        """Add an entry; the one that is there already is given back instead where kind and key exist."""
+    def count(self, kind: str, line: str) -> int:
+        """How many entries of a kind a line has."""
+        return len(self._select("kind = ? AND line = ?", kind, line))
+
+    def append(self, kind: str, line: str, key: str, body: Mapping[str, Any], expected: int | None = None) -> Entry:
+        """Add an entry; the one that is there already is given back instead where kind and key exist.
+
+        With `expected`, only while the line has so many entries of that kind; otherwise `Overtaken`.
+        """
         with self._writing() as connection:
-            return _existing(connection, kind, key) or self._insert(connection, kind, line, key, body)
+            done = _existing(connection, kind, key)
+            if done is not None:
+                return done
+            query = "SELECT COUNT(*) FROM entries WHERE kind = ? AND line = ?"
+            present = connection.execute(query, (kind, line)).fetchone()[0]
+            if expected is not None and present != expected:
+                raise Overtaken(f"{line}: {present} entries are {kind}, not {expected} any more; decide again")
+            return self._insert(connection, kind, line, key, body)
 
     def move(self, kind: str, line: str, key: str, body: Mapping[str, Any], expected: str | None) -> Entry:
         """Move the champion, if the present one is still `expected` (its entry's hash, or None for no champion)."""

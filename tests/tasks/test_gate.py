@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -173,6 +175,27 @@ def test_nights_draw_samples_of_their_own_that_every_machine_draws_alike(ledger:
             night(place, number, same, old)
             lows.append(last_evidence(place)["low"])
     assert lows[:2] == lows[2:] and lows[0] != lows[1]
+
+
+def test_two_that_decide_at_the_same_time_spend_different_looks(ledger: Ledger, tmp_path: Path) -> None:
+    old = report(tmp_path / "old", 1.5)
+    gate(CFG, 1, registered(ledger, 1), old, never, ledger)
+    versions = [(registered(ledger, number), report(tmp_path / str(number), 1.55, seed=number)) for number in (2, 3)]
+    scored, barrier = [], Barrier(2)
+
+    def both_have_read(champion: Entry) -> pd.Series:
+        scored.append(champion)
+        if len(scored) <= 2:  # the one that was overtaken comes a third time, alone
+            barrier.wait(timeout=30)
+        return scores_of(old)(champion)
+
+    def decide_one(each: tuple[Entry, Artifact]) -> Entry:
+        return gate(CFG, 1, *each, both_have_read, Ledger(tmp_path / "home"))
+
+    with ThreadPoolExecutor(2) as pool:
+        decided = list(pool.map(decide_one, versions))
+    assert sorted(entry.body["evidence"]["look"] for entry in decided) == [2, 3]
+    assert len(scored) == 3
 
 
 def test_a_repeated_equal_question_spends_nothing(ledger: Ledger, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ledger import Ledger, LedgerError
+from tasks.ledger import Ledger, LedgerError, Overtaken
 
 
 @pytest.fixture
@@ -31,6 +31,15 @@ def test_parallel_writers_make_one_entry_and_one_chain(tmp_path: Path) -> None:
         list(pool.map(lambda n: Ledger(tmp_path).append("served", "demo", f"key{n}", {}), range(8)))
     assert len({entry.hash for entry in same}) == 1
     assert Ledger(tmp_path).verify() == 9
+
+
+def test_an_entry_made_from_an_older_count_is_refused_and_a_repeated_one_found(ledger: Ledger) -> None:
+    first = ledger.append("decided", "demo", "a", {}, expected=0)
+    ledger.append("decided", "other", "b", {}, expected=0)
+    with pytest.raises(Overtaken, match="demo: 1 entries are decided, not 0 any more"):
+        ledger.append("decided", "demo", "c", {}, expected=0)
+    assert ledger.append("decided", "demo", "a", {}, expected=0) == first
+    assert (ledger.count("decided", "demo"), ledger.verify()) == (1, 2)
 
 
 def test_the_champion_is_the_last_move_of_its_line(ledger: Ledger) -> None:
