@@ -45,3 +45,4 @@ DATATROVE = Peer(
 )
 TRANSFORMERS = Peer("transformers", "5.23.0", ("accelerate>=1.14,<2", "torch==2.13.0"))
 """With the torch of the project, so that only what is done with it differs."""
+LM_EVAL = Peer("lm-eval", "0.4.13", ("transformers==5.23.0", "accelerate>=1.14,<2", "torch==2.13.0"))

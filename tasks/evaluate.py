@@ -15,7 +15,7 @@ import pandas as pd
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Evaluate
 from llm_core.data import MarkedShards, open_tokens
-from llm_core.devices import circumstances, computing, pick_device, pick_precision
+from llm_core.devices import circumstances, computing, pick_device, pick_scoring_precision
 from llm_core.evals.baselines import unigram_bits, xz_bits
 from llm_core.evals.calibration import Bins
 from llm_core.evals.catalog import Material
@@ -44,7 +44,7 @@ def evaluate(cfg: Evaluate, seed: int, model: Artifact, tokens: Artifact, docume
     same, and the documents are not read.
     """
     device = pick_device()
-    precision = pick_precision("auto", device)
+    precision = pick_scoring_precision(device)
     with computing(threads=0) as threads:
         network = load_pretrained(model.path).to(device)
         tokenizer = Tokenizer.load(model.path)

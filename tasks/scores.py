@@ -36,7 +36,7 @@ def score_by_hash(cfg: Evaluate, folder: Path, texts: Mapping[str, str], memo: P
     """
     import pandas as pd
 
-    from llm_core.devices import computing, pick_device, pick_precision
+    from llm_core.devices import computing, pick_device, pick_scoring_precision
     from llm_core.evals.hiding import Hiding
     from llm_core.evals.perplexity import Scoring, score_texts
     from llm_core.models import load_pretrained
@@ -50,7 +50,7 @@ def score_by_hash(cfg: Evaluate, folder: Path, texts: Mapping[str, str], memo: P
     device = pick_device()
     with computing(threads=0):
         network, tokenizer = load_pretrained(model.path).to(device), Tokenizer.load(model.path)
-        precision = pick_precision("auto", device)
+        precision = pick_scoring_precision(device)
         scoring = Scoring(cfg.stride, cfg.batch_windows, precision, Hiding.of(network, tokenizer))
         scored = score_texts(network, tokenizer, texts.values(), scoring)
     scored.index = pd.Index(hashes, name="sha256")

@@ -43,6 +43,11 @@ class Model(Section):
         """Whether a model of this family answers a prompt, so that it can be served."""
         return self.family != "bert"
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it predicts what stands behind a text, so that suites can ask it."""
+        return self.family in ("llama", "gpt2", "lstm")
+
     @model_validator(mode="after")
     def _shapes_fit(self) -> Model:
         if self.family == "lstm":

@@ -59,6 +59,8 @@ class Recipe(Section):
             )
         if self.evaluate.stride > self.model.context:
             raise ValueError(f"evaluate.stride {self.evaluate.stride} exceeds model.context {self.model.context}")
+        if self.evaluate.suites and not self.model.goes_on:
+            raise ValueError(f"evaluate.suites are not asked of family {self.model.family}; set evaluate.suites to []")
         if not self.train.epochs and self.train.warmup_steps > self.train.steps:
             raise ValueError(f"train.warmup_steps {self.train.warmup_steps} exceeds train.steps {self.train.steps}")
         return self

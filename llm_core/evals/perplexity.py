@@ -153,24 +153,29 @@ def _score_batch(
     inputs = torch.full((len(batch), longest), int(padded[0]))
     for row, window in enumerate(batch):
         inputs[row, : window.end - window.start] = torch.from_numpy(padded[window.start : window.end])
+    network: Any = model
+    head = network.output_head()
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits: Tensor = model(inputs.to(device)).logits  # (B, T, V)
-    return [_window_bits(scores, padded, window, marks, bins) for scores, window in zip(logits, batch, strict=True)]
+        features: Tensor = network.features(inputs.to(device))  # (B, T, C)
+        scored = [row[w.scored - w.start : w.end - w.start] for row, w in zip(features, batch, strict=True)]
+        # Window by window, and of scored tokens alone: logits are most of the memory.
+        logits = (F.linear(part, head.weight, head.bias).float() for part in scored)
+        return [_window_bits(scores, padded, window, marks, bins) for scores, window in zip(logits, batch, strict=True)]
 
 
-def _window_bits(logits: Tensor, padded: Padded, window: Window, marks: Mask | None, bins: Bins | None) -> float:
-    """Bits of one window's scored tokens from its logits (T, V); window by window the float32 copy fits the cache."""
-    scores = logits[window.scored - window.start : window.end - window.start].float()
+def _window_bits(scores: Tensor, padded: Padded, window: Window, marks: Mask | None, bins: Bins | None) -> float:
+    """Bits of one window's scored tokens from their logits (N, V)."""
     targets = torch.from_numpy(padded[window.scored + 1 : window.end + 1]).to(scores.device)
     if marks is not None:
         marked = torch.from_numpy(np.flatnonzero(marks[window.scored : window.end])).to(scores.device)
         scores, targets = scores[marked], targets[marked]
     losses = F.cross_entropy(scores, targets, reduction="none")
     if bins is not None:
-        best, places = scores.max(dim=1)
+        best = scores.amax(dim=1)
+        chosen = scores.gather(1, targets[:, None])[:, 0]
         # The likeliest token's probability by the loss: log p(best) = best - target's logit - loss.
-        sureness = (best - scores.gather(1, targets[:, None])[:, 0] - losses).double().exp()
-        bins.add(sureness.clamp(0, 1).cpu().numpy(), (places == targets).cpu().numpy())
+        sureness = (best - chosen - losses).double().exp()
+        bins.add(sureness.clamp(0, 1).cpu().numpy(), (chosen == best).cpu().numpy())
     return float(losses.double().sum()) / math.log(2)
 
 

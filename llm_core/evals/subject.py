@@ -8,8 +8,9 @@ too long loses its beginning. Dimensions: B contexts or continuations of a pass,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from llm_core.tokenizer import StreamDecoder, Tokenizer
 
 Ids = tuple[int, ...]
 Progress = Callable[[int, int], None]
-TOKENS_AT_ONCE = 8192
-"""Of a pass, padding and copies of contexts among them: it bounds memory."""
+TOKENS_AT_ONCE = 1024
+"""Of a pass, padding and copies of contexts among them: few, so that a CPU's cache holds what they pass through."""
 WRITING_AT_ONCE = 32
 
 
@@ -72,8 +73,9 @@ class NetworkSubject:
             continuations.setdefault(before, {})[behind] = None
         found: dict[tuple[Ids, Ids], Likelihood] = {}
         total = sum(map(len, continuations.values()))
-        for batch in _batches({before: list(behind) for before, behind in continuations.items()}, self.context):
-            found |= self._read(batch)
+        for batch in _batches(continuations, self.context):
+            is_alone = all(len(several) == 1 for _, several in batch)
+            found |= self._read_whole(batch) if is_alone else self._read(batch)
             self.progress(len(found), total)
         return [found[pair] for pair in encoded]
 
@@ -124,6 +126,26 @@ class NetworkSubject:
         return (*front, *whole[: len(before)])[-room:], behind
 
     @torch.inference_mode()
+    def _read_whole(self, batch: list[tuple[Ids, list[Ids]]]) -> dict[tuple[Ids, Ids], Likelihood]:
+        """The same where only one continuation stands behind each context: both are read at once."""
+        network: Any = self.network
+        head = network.output_head()
+        device = head.weight.device
+        pairs = [(before, behind) for before, (behind,) in batch]
+        texts = [before + behind[:-1] for before, behind in pairs]
+        longest = max(map(len, texts))
+        ids = torch.tensor([text + (0,) * (longest - len(text)) for text in texts], device=device)
+        precision = self.scoring.precision
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            states = network.features(ids)  # (B, T, C); nothing looks at the padding behind
+            kept = [
+                row[len(before) - 1 : len(before) - 1 + len(behind)]
+                for row, (before, behind) in zip(states, pairs, strict=True)
+            ]
+            logits = F.linear(torch.cat(kept), head.weight, head.bias)
+        return dict(zip(pairs, _told(logits.float(), [behind for _, behind in pairs]), strict=True))
+
+    @torch.inference_mode()
     def _read(self, batch: list[tuple[Ids, list[Ids]]]) -> dict[tuple[Ids, Ids], Likelihood]:
         """The likelihoods of what stands behind some contexts, which are read first, each once."""
         network: Any = self.network
@@ -144,17 +166,18 @@ class NetworkSubject:
                 states = torch.cat((states, network.features(torch.tensor(rest, device=device), cache=cache)), dim=1)
             kept = [states[place, : len(behind)] for place, (*_, behind) in enumerate(asked)]
             logits = F.linear(torch.cat(kept), head.weight, head.bias)  # of scored tokens alone
-        return dict(zip(((before, behind) for _, before, behind in asked), _told(logits.float(), asked), strict=True))
+        pairs = [(before, behind) for _, before, behind in asked]
+        return dict(zip(pairs, _told(logits.float(), [behind for _, behind in pairs]), strict=True))
 
 
-def _told(logits: Tensor, asked: Sequence[tuple[int, Ids, Ids]]) -> Iterator[Likelihood]:
-    """The likelihoods by logits (N, V) of all tokens in a row."""
-    targets = torch.tensor([token for *_, behind in asked for token in behind], device=logits.device, dtype=torch.int64)
+def _told(logits: Tensor, continuations: Sequence[Ids]) -> Iterator[Likelihood]:
+    """Those of some continuations by the logits (N, V) of all their tokens in a row."""
+    targets = torch.tensor(list(chain.from_iterable(continuations)), device=logits.device, dtype=torch.int64)
     chosen = logits.gather(1, targets[:, None])[:, 0]
     logprobs = (chosen - logits.logsumexp(1)).double().cpu()
     is_best = (logits.argmax(1) == targets).cpu()
     first = 0
-    for *_, behind in asked:
+    for behind in continuations:
         part = slice(first, first + len(behind))
         first = part.stop
         total = float(logprobs[part].sum())
@@ -184,18 +207,29 @@ def _blanks_behind(before: str, behind: str) -> tuple[str, str]:
     return kept, before[len(kept) :] + behind
 
 
-def _batches(continuations: dict[Ids, list[Ids]], context: int) -> Iterator[list[tuple[Ids, list[Ids]]]]:
-    """Contexts of about one length with what stands behind them, as many as go into a pass and into the context."""
+def _batches(continuations: Mapping[Ids, Iterable[Ids]], context: int) -> Iterator[list[tuple[Ids, list[Ids]]]]:
+    """Contexts of about one length with what stands behind them, as many as go into a pass and into the context.
+
+    Those with a single continuation come first, by the length of both.
+    """
+    several = {before: list(behind) for before, behind in continuations.items()}
+    alone = [(before, behind) for before, behind in several.items() if len(behind) == 1]
+    yield from _passes(sorted(alone, key=lambda item: (len(item[0]) + len(item[1][0]), item)), context)
+    shared = [(before, behind) for before, behind in several.items() if len(behind) > 1]
+    yield from _passes(sorted(shared, key=lambda item: (len(item[0]), item)), context)
+
+
+def _passes(ordered: list[tuple[Ids, list[Ids]]], context: int) -> Iterator[list[tuple[Ids, list[Ids]]]]:
     batch: list[tuple[Ids, list[Ids]]] = []
     rows = longest = widest = 0
-    for before, several in sorted(continuations.items(), key=lambda item: (len(item[0]), item[0])):
+    for before, several in ordered:
         for first in range(0, len(several), most := max(1, TOKENS_AT_ONCE // (len(before) + 1))):
             part = several[first : first + most]
             rows, longest = rows + len(part), max(longest, *map(len, part))
-            widest = len(before)
+            widest = max(widest, len(before))
             if batch and (rows * (widest + longest) > TOKENS_AT_ONCE or widest + longest - 1 > context):
                 yield batch
-                batch, rows, longest = [], len(part), max(map(len, part))
+                batch, rows, longest, widest = [], len(part), max(map(len, part)), len(before)
             batch.append((before, part))
     if batch:
         yield batch

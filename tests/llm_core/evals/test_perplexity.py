@@ -23,6 +23,7 @@ from llm_core.evals.perplexity import (
     score_texts,
 )
 from llm_core.models import build
+from llm_core.models.interface import OutputHead
 from llm_core.tokenizer import Tokenizer
 
 V = 11
@@ -37,8 +38,12 @@ class Uniform(nn.Module):
         self.config = SimpleNamespace(context=CONTEXT, vocab_size=vocab_size)
         self.logit = nn.Parameter(torch.tensor(logit))
 
-    def forward(self, ids: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.logit.expand(*ids.shape, self.config.vocab_size))
+    def features(self, ids: Tensor) -> Tensor:
+        return self.logit.expand(*ids.shape, self.config.vocab_size)
+
+    def output_head(self) -> OutputHead:
+        """Features are logits already."""
+        return OutputHead(torch.eye(self.config.vocab_size))
 
 
 class Bigram(Uniform):
@@ -48,8 +53,8 @@ class Bigram(Uniform):
         super().__init__()
         self.table = nn.Parameter(torch.randn(V, V, generator=torch.Generator().manual_seed(3)))
 
-    def forward(self, ids: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.table[ids])
+    def features(self, ids: Tensor) -> Tensor:
+        return self.table[ids]
 
     def bits(self, document: list[int], end_id: int = 0) -> float:
         logprobs = self.table.detach().log_softmax(-1).double()

@@ -84,17 +84,18 @@ def test_what_it_writes_is_what_it_finds_greedy(subject: NetworkSubject) -> None
 
 def test_small_passes_change_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = _subject("llama", tokenizer)
-    whole, passes = subject.likelihoods(PAIRS), []
-    read = NetworkSubject._read
+    passes: list[torch.Size] = []
+    features = type(subject.network).features
 
-    def counted(self: NetworkSubject, batch: Any) -> Any:
-        passes.append(batch)
-        return read(self, batch)
+    def counted(self: Any, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        passes.append(ids.shape)
+        return features(self, ids, **inputs)
 
+    monkeypatch.setattr(type(subject.network), "features", counted)
+    whole, most = subject.likelihoods(PAIRS), len(passes)
     monkeypatch.setattr(subject_module, "TOKENS_AT_ONCE", 30)
-    monkeypatch.setattr(NetworkSubject, "_read", counted)
     small = subject.likelihoods(PAIRS)
-    assert len(passes) > 3
+    assert len(passes) > 2 * most + 1
     assert [found.logprob for found in small] == pytest.approx([found.logprob for found in whole], abs=1e-4)
 
 
