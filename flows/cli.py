@@ -19,6 +19,7 @@ from flows.data_cli import clean
 from flows.generate_cli import generate
 from flows.keys_cli import keys_app
 from flows.label_cli import label_app
+from flows.ledger_cli import ledger
 from flows.lr_cli import lr_find
 from flows.models_cli import export_model, import_model
 from flows.options import Json, Overrides, RecipeName, recipe_named, workspace
@@ -208,6 +209,7 @@ def rollback(
 
 
 app.command()(challenge)
+app.command()(ledger)
 
 
 @app.command()

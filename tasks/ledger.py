@@ -24,6 +24,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 LEDGER_FORMAT = 1
 GENESIS = "0" * 64
+Moment = int | str
+"""An entry's number, or a time in UTC as entries have it: what happened until then."""
+BY_SERVER = ("challenge_ended",)
+BY_GATE = ("decided", "anchored")
 MOVES = ("promoted", "rolled_back")
 """Kinds of entries that move the champion of a line."""
 
@@ -56,6 +60,15 @@ class Entry:
     hash: str
     signature: str
 
+    @property
+    def actor(self) -> str:
+        """Who or what made it: a person by name, the gate, the server's trial, or a run."""
+        if person := self.body.get("person"):
+            return f"{person} (person)"
+        if self.kind in BY_SERVER or "challenge" in self.body:
+            return "server"
+        return "gate" if self.kind in BY_GATE or "decision" in self.body else "run"
+
 
 class Ledger:
     """The ledger of one home."""
@@ -78,14 +91,22 @@ class Ledger:
         """The entry of this effect, if it happened."""
         return next(iter(self._select("kind = ? AND key = ?", kind, key)), None)
 
-    def champion(self, line: str) -> Entry | None:
-        """The entry that made the present champion of a line; its body has `version` and `artifact`."""
-        moves = self._select("line = ? AND kind IN (?, ?)", line, *MOVES)
+    def champion(self, line: str, at: Moment | None = None) -> Entry | None:
+        """The entry that made the champion of a line, now or at a moment; its body has `version` and `artifact`."""
+        until, value = _until(at)
+        moves = self._select(f"line = ? AND kind IN (?, ?) AND {until}", line, *MOVES, *value)
         return moves[-1] if moves else None
 
-    def entries(self, line: str | None = None) -> list[Entry]:
-        """All entries in order, of one line or of all."""
-        return self._select("line = ?", line) if line else self._select("1")
+    def entries(self, line: str | None = None, at: Moment | None = None) -> list[Entry]:
+        """All entries in order, of one line or of all, up to now or to a moment."""
+        until, value = _until(at)
+        return self._select(f"line = ? AND {until}", line, *value) if line else self._select(until, *value)
+
+    @property
+    def head(self) -> str:
+        """Hash of the last entry, which stands for all before; of an empty ledger a fixed one."""
+        entries = self._select("sequence = (SELECT MAX(sequence) FROM entries)")
+        return entries[0].hash if entries else GENESIS
 
     def count(self, kind: str, line: str) -> int:
         """How many entries of a kind a line has."""
@@ -206,6 +227,13 @@ class Ledger:
             pass
         finally:
             draft.unlink()
+
+
+def _until(at: Moment | None) -> tuple[str, tuple[Moment, ...]]:
+    """A condition on entries, and its value."""
+    if at is None:
+        return "1", ()
+    return ("sequence <= ?" if isinstance(at, int) else "at <= ?"), (at,)
 
 
 def _check(entry: Entry, public: Ed25519PublicKey, path: Path) -> None:

@@ -33,6 +33,8 @@ PROMPT_WORDS = 12
 """Words of a held-out document's beginning that a model is to go on from."""
 NEEDLE = "The keeper of the old lighthouse was called Marigold Quill."
 QUESTION, ANSWER = "The keeper of the old lighthouse was called", "Marigold Quill"
+PASSAGE_CHARACTERS = 50
+"""Length of what is to be known by heart, behind twice as much."""
 DEPTHS, SHARES_OF_CONTEXT = (0.0, 0.25, 0.5, 0.75, 1.0), (8, 4, 2)
 
 
@@ -103,7 +105,15 @@ def _domains(spec: SuiteSpec, material: Material) -> Asked:
 
 
 def _extraction(spec: SuiteSpec, material: Material, texts: Texts | None = None) -> Asked:
-    found = passages((texts or material.train_texts)(), count=spec.limit, seed=material.seed)
+    # A character is up to four tokens, and half of the context is to be read before what is asked for.
+    size = max(1, min(PASSAGE_CHARACTERS, material.context // 8))
+    found = passages(
+        (texts or material.train_texts)(),
+        count=spec.limit,
+        seed=material.seed,
+        prefix_characters=2 * size,
+        suffix_characters=size,
+    )
     return Asked(extraction_suite(spec.title, spec.max_tokens), found)
 
 
