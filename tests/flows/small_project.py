@@ -27,6 +27,7 @@ COPIED = (
     "llm_core/config/model.py",
     "llm_core/config/recipe.py",
     "llm_core/config/section.py",
+    "llm_core/config/suites.py",
     "tasks/__init__.py",
     "tasks/processes.py",
     "tasks/services.py",
