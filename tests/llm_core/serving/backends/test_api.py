@@ -272,7 +272,7 @@ def test_draining_finishes_what_runs_and_closing_tells_the_rest(host: Host, play
         for asker in askers:
             asker.join()
     statuses = [(response.status_code, response.json().get("error", {}).get("code")) for response in found]
-    assert statuses == [(200, None), (503, "shutting_down")]
+    assert sorted(statuses) == [(200, None), (503, "shutting_down")]  # either asker's thread may be first to say so
     wait_until(lambda: any("left" in entry for entry in programs.log()))
 
 
