@@ -65,7 +65,7 @@ def check_guard(
 ) -> Iterator[Guarded]:
     """One result, or one a slice; examples are paired by their id. Slices that are too small are put together."""
     needed = {guard.score, *filter(None, [guard.over]), *([SLICE] if guard.each_slice else [])}
-    if challenger is None or champion is None or not needed <= {*challenger} or guard.score not in champion:
+    if challenger is None or champion is None or not needed <= {*challenger} or not _has_numbers(champion, guard):
         yield Guarded(_name(guard), "", 0, None, guard.margin, None, None, "unmeasured")
         return
     theirs = champion.drop_duplicates(EXAMPLE).set_index(EXAMPLE)[guard.score].rename("theirs")
@@ -79,6 +79,11 @@ def check_guard(
     sizes = pairs[SLICE].map(pairs[SLICE].value_counts())
     for name, rows in pairs.groupby(pairs[SLICE].where(sizes >= cfg.min_documents, SMALL_SLICES)):
         yield _check(cfg, seed, guard, str(name), rows)
+
+
+def _has_numbers(rows: pd.DataFrame, guard: Guard) -> bool:
+    """Rows may hold texts that only their suite knows how to put together: no margin compares these."""
+    return guard.score in rows and rows[guard.score].dtype.kind in "bif"
 
 
 def _check(cfg: Gate, seed: int, guard: Guard, name: str, pairs: pd.DataFrame) -> Guarded:

@@ -6,8 +6,8 @@ front, as its own backend for transformers reads our exported folders, the numbe
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ class HarnessError(ValueError):
 def harness_suite(task: str, limit: int, *, name: str = "lm_eval", shots: int = 0) -> tuple[Suite, list[Example]]:
     """A task by its name, or by the path of its .yaml file, as a suite, and its first examples.
 
-    Metrics have the harness' names. Raises HarnessError where the harness is not installed or does not know the task.
+    Metrics have the harness' names and, where answers are read in several ways, the name of the way behind a comma.
+    What the harness does not average (perplexity, BLEU) is put together by its own function of what the rows keep as
+    JSON. Raises HarnessError where the harness is not installed or does not know the task.
     """
     loaded = _load(task)
     documents = _documents(loaded, limit)
@@ -37,8 +39,7 @@ def harness_suite(task: str, limit: int, *, name: str = "lm_eval", shots: int = 
             raise HarnessError(f"{task}: only a network of ours can be asked, not a {type(subject).__name__}")
         results = _evaluate(loaded, subject, len(examples), shots)
         (samples,) = results["samples"].values()
-        rows = sorted(samples, key=lambda row: int(row["doc_id"]))
-        return pd.DataFrame([{metric.column: _number(row.get(metric.column)) for metric in metrics} for row in rows])
+        return _rows(samples, metrics)
 
     return Suite(name, metrics, score), documents
 
@@ -115,9 +116,43 @@ def _documents(task: Any, limit: int) -> list[Example]:
 
 
 def _metrics(task: Any) -> tuple[Metric, ...]:
-    """Those that are means over examples; the harness' aggregation of others has no rows of its own."""
+    aggregations: Mapping[str, Callable[[list[Any]], Any]] = task.aggregation()
     better: Mapping[str, bool] = task.higher_is_better()
-    return tuple(Metric(name, name, higher_is_better=is_better) for name, is_better in better.items())
+    ways = [way.name for way in task._filters]
+    return tuple(
+        _metric(name if way == "none" else f"{name},{way}", aggregate, better.get(name, True))
+        for way in ways
+        for name, aggregate in aggregations.items()
+    )
+
+
+def _metric(column: str, aggregate: Callable[[list[Any]], Any], is_better: bool) -> Metric:
+    from lm_eval.api.metrics import mean
+
+    if aggregate is mean:
+        return Metric(column, column, higher_is_better=is_better)
+
+    def of_all(rows: pd.DataFrame) -> float:
+        return float(aggregate([json.loads(item) for item in rows[column]]))
+
+    return Metric(column, column, higher_is_better=is_better, function=of_all)
+
+
+def _rows(samples: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> pd.DataFrame:
+    """A row a document; the harness has one for each way of reading an answer."""
+    found: dict[int, dict[str, Any]] = {}
+    for sample in samples:
+        row = found.setdefault(int(sample["doc_id"]), {})
+        way = "" if sample["filter"] == "none" else f",{sample['filter']}"
+        row |= {f"{name}{way}": value for name, value in sample.items()}
+    return pd.DataFrame(
+        [{metric.column: _kept(found[place][metric.column], metric) for metric in metrics} for place in sorted(found)]
+    )
+
+
+def _kept(value: Any, metric: Metric) -> float | str:
+    """A number that is averaged, or all of what the harness' function is to read."""
+    return json.dumps(value, default=float) if metric.function else float(value)
 
 
 def _evaluate(task: Any, subject: NetworkSubject, limit: int | None, shots: int) -> Mapping[str, Any]:
@@ -134,7 +169,3 @@ def _evaluate(task: Any, subject: NetworkSubject, limit: int | None, shots: int)
     if results is None:
         raise HarnessError("the harness gave no results: it is told to by rank 0 alone")
     return results
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,8 +1,10 @@
 """A network of ours under evaluation: each context is read once, whatever stands behind it.
 
 Pairs become ids as in lm-evaluation-harness's backend for transformers, so that its numbers are ours: blanks at a
-context's end go to the continuation, whose ids are those of the whole behind as many as the context alone has; what is
-too long loses its beginning. Dimensions: B contexts or continuations of a pass, T their tokens, C width, V vocabulary.
+context's end go to the continuation, whose ids are those of the whole behind as many as the context alone has, and
+what is too long loses its beginning. Where that leaves a continuation no ids, since its first characters belong to the
+context's last token, the harness fails; here it has the ids that it has alone. Dimensions: B contexts or continuations
+of a pass, T their tokens, C width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class NetworkSubject:
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
         """Of each (context, continuation) the continuation's; equal ones are computed once.
 
-        Raises EvaluationError for a model that does not go on from a context, and for a continuation beyond it.
+        Raises EvaluationError for a model that does not go on from a context, and for a continuation that is empty or
+        longer than what the model reads at once.
         """
         if self.network.task != "causal_lm":
             raise EvaluationError(f"a model for {self.network.task} has no likelihood of a continuation")
@@ -115,15 +118,20 @@ class NetworkSubject:
         split = [_blanks_behind(*pair) for pair in pairs]
         wholes = self._ids([before + behind for before, behind in split])
         befores = self._ids([before for before, _ in split])
-        return [self._fitted(*both) for both in zip(befores, wholes, strict=True)]
+        behinds = [whole[len(before) :] for before, whole in zip(befores, wholes, strict=True)]
+        swallowed = [place for place, behind in enumerate(behinds) if not behind]
+        for place, ids in zip(swallowed, self._ids([split[place][1] for place in swallowed]), strict=True):
+            behinds[place] = ids
+        return [self._fitted(*both) for both in zip(befores, behinds, strict=True)]
 
-    def _fitted(self, before: Ids, whole: Ids) -> tuple[Ids, Ids]:
-        behind = whole[len(before) :]
+    def _fitted(self, before: Ids, behind: Ids) -> tuple[Ids, Ids]:
+        if not behind:
+            raise EvaluationError("an empty continuation has no likelihood; leave it out of the examples")
         front = (self.tokenizer.end_id,) if self.begins_with_end or not before else ()
         room = self.context + 1 - len(behind)  # the last id is not read
         if room < 1:
             raise EvaluationError(f"a continuation of {len(behind)} tokens; the model reads {self.context} at once")
-        return (*front, *whole[: len(before)])[-room:], behind
+        return (*front, *before)[-room:], behind
 
     @torch.inference_mode()
     def _read_whole(self, batch: list[tuple[Ids, list[Ids]]]) -> dict[tuple[Ids, Ids], Likelihood]:

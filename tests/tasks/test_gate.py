@@ -271,6 +271,8 @@ def test_a_guard_reads_the_examples_of_another_suite(ledger: Ledger, tmp_path: P
     assert unmeasured.body["outcome"] == "needs_person"
     assert ask("unknown", right, None).body["outcome"] == "needs_person"
     assert ask("held", right.assign(asked=2), right).body["outcome"] == "promote"
+    as_text = right.assign(right="[1, 2]")  # of a metric that only its suite puts together
+    assert ask("text", as_text, as_text).body["outcome"] == "needs_person"
     assert worse.body["evidence"]["inputs"]["champion's choice"] != unmeasured.body["evidence"]["inputs"]["report"]
 
 

@@ -37,6 +37,15 @@ def test_training_text_helps_xz_with_what_it_has_seen() -> None:
     assert primed < 0.05 * alone
 
 
+def test_primed_is_the_difference_of_two_whole_streams() -> None:
+    words = random.Random(4).choices(["state", "union", "congress", "people", "law"], k=60_000)
+    first, second = (" ".join(part).encode() for part in (words[:50_000], words[50_000:]))
+    settings = {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**20, "lc": 4, "lp": 0, "pb": 0}
+    trained, both = (len(lzma.compress(text, lzma.FORMAT_RAW, filters=[settings])) for text in (first, first + second))
+    alone = len(lzma.compress(second, lzma.FORMAT_RAW, filters=[settings]))
+    assert xz_bits(lambda: [first], lambda: [second]) == (8 * alone, 8 * (both - trained))
+
+
 def test_training_text_does_not_help_xz_with_what_is_new() -> None:
     alone, primed = xz_bits(lambda: [_noise(1)], lambda: [_noise(2)])
     assert primed == pytest.approx(alone, rel=0.01)

@@ -27,6 +27,7 @@ PAIRS = [
     ("people eat good bread every day in the town " * 9, " and said nothing"),  # loses its beginning
     ("people", " the cat sat on a mat and said nothing"),
     ("people", " t"),
+    ("the cat s", "at on a"),  # the boundary's characters are a token of the whole
     ("the cat sat on", " a mat"),  # again
 ]
 
@@ -50,17 +51,22 @@ def _subject(family: Any, tokenizer: Tokenizer) -> NetworkSubject:
     return NetworkSubject(network, tokenizer, SCORING)
 
 
-@torch.inference_mode()
 def _alone(subject: NetworkSubject, before: str, behind: str) -> tuple[float, int, bool]:
     """By the definition: one row, all logits."""
     kept = before.rstrip()
     behind = before[len(kept) :] + behind
     tokenizer = subject.tokenizer
-    whole, first = tokenizer.encode(kept + behind), len(tokenizer.encode(kept))
-    ids = torch.tensor([[tokenizer.end_id, *whole][-CONTEXT - 1 :]])
+    context = tokenizer.encode(kept)
+    scored = tokenizer.encode(kept + behind)[len(context) :]
+    return _read(subject, context, scored)
+
+
+@torch.inference_mode()
+def _read(subject: NetworkSubject, context: list[int], scored: list[int]) -> tuple[float, int, bool]:
+    ids = torch.tensor([[subject.tokenizer.end_id, *context, *scored][-CONTEXT - 1 :]])
     subject.network.eval()
-    logprobs = subject.network(ids[:, :-1]).logits[0].double().log_softmax(-1)[first - len(whole) :]
-    targets = ids[0, first - len(whole) :]
+    logprobs = subject.network(ids[:, :-1]).logits[0].double().log_softmax(-1)[-len(scored) :]
+    targets = ids[0, -len(scored) :]
     is_greedy = bool((logprobs.argmax(1) == targets).all())
     return float(logprobs.gather(1, targets[:, None]).sum()), len(targets), is_greedy
 
@@ -73,6 +79,25 @@ def test_each_pair_is_as_likely_as_alone(subject: NetworkSubject) -> None:
         assert likelihood.logprob == pytest.approx(logprob, abs=1e-3)
         assert (likelihood.num_tokens, likelihood.is_greedy) == (num_tokens, is_greedy)
     assert len({round(likelihood.logprob, 3) for likelihood in found}) == len(PAIRS) - 2
+
+
+def test_a_continuation_that_its_context_swallows_is_not_certain(subject: NetworkSubject) -> None:
+    encode = subject.tokenizer.encode
+    assert len(encode("the peop")) >= len(encode("the people"))
+    (found,) = subject.likelihoods([("the peop", "le")])
+    assert found[:2] == pytest.approx(_read(subject, encode("the peop"), encode("le"))[:2], abs=1e-3)
+    assert found.logprob < -0.1
+
+
+def test_a_context_has_its_own_ids_where_the_whole_joins_them_to_what_follows(subject: NetworkSubject) -> None:
+    encode = subject.tokenizer.encode
+    context, whole = encode("the cat s"), encode("the cat sat on a")
+    assert ("the cat s", "at on a") in PAIRS and whole[: len(context)] != context and len(whole) > len(context)
+
+
+def test_an_empty_continuation_is_refused(subject: NetworkSubject) -> None:
+    with pytest.raises(EvaluationError, match="empty continuation"):
+        subject.likelihoods([("the cat", " sat"), ("the cat", "")])
 
 
 def test_what_it_writes_is_what_it_finds_greedy(subject: NetworkSubject) -> None:
