@@ -24,6 +24,7 @@ from flows.lr_cli import lr_find
 from flows.models_cli import export_model, import_model
 from flows.options import Json, Overrides, RecipeName, recipe_named, workspace
 from flows.plan_cli import plan
+from flows.report_cli import report as report_command
 from flows.serve_cli import serve
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def rollback(
 
 app.command()(challenge)
 app.command()(ledger)
+app.command("report")(report_command)
 
 
 @app.command()

@@ -1,12 +1,9 @@
-"""The data report's plots: SVG that takes its colours and fonts from the page, so that it is light or dark with it."""
+"""The data report's plots."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from math import log2, nan
@@ -14,35 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from llm_core.text.drift import drifts_of_all
 from llm_core.text.profile import BINS_PER_OCTAVE, Profile, bin_start, total
+from tasks.plotting import MOST_SERIES, SERIES, SOFT, Plot, legend, plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 4.7, 2.5  # inches: 338 points, so that the labels are still read on a phone
-FONT_POINTS = 9
 NEWEST_BATCHES = 60
 MOST_LABELS = 8
-MOST_LANGUAGES = 5
-# Placeholders that the page's own variables take the place of.
-INK, SOFT, GRID = "#010101", "#010102", "#010103"
-SERIES = tuple(f"#0102{number:02x}" for number in range(MOST_LANGUAGES + 1))
-VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line"} | {color: f"s{number}" for number, color in enumerate(SERIES)}
-# Matplotlib would set names like a$b$c as formulas, draw letters as shapes, and name shapes by chance.
-STYLE: dict[Any, Any] = {
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tidemill",
-    "font.size": FONT_POINTS,
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A drawn plot."""
-
-    title: str
-    svg: str
-    """An SVG element."""
+MOST_LANGUAGES = MOST_SERIES - 1
 
 
 def plots(batches: Sequence[Profile], max_drift: float) -> dict[str, Plot]:
@@ -50,45 +26,14 @@ def plots(batches: Sequence[Profile], max_drift: float) -> dict[str, Plot]:
     newest = batches[-NEWEST_BATCHES:]
     drawn = {}
     if total(batches).kept:
-        drawn["lengths"] = _plot("Lengths of the documents", _lengths, batches)
+        drawn["lengths"] = plot("Lengths of the documents", partial(_lengths, batches=batches))
     if len(newest) > 1:
-        drawn["records"] = _plot("Records by outcome", _records, newest)
-        drawn["medians"] = _plot("Length: median and middle 80 %", _medians, newest)
-        drawn["drift"] = _plot("Drift from all earlier batches", partial(_drift, max_drift=max_drift), batches)
+        drawn["records"] = plot("Records by outcome", partial(_records, batches=newest))
+        drawn["medians"] = plot("Length: median and middle 80 %", partial(_medians, batches=newest))
+        drawn["drift"] = plot("Drift from all earlier batches", partial(_drift, batches=batches, max_drift=max_drift))
         if len(total(newest).language_documents) > 1:
-            drawn["languages"] = _plot("Languages of the documents", _languages, newest)
+            drawn["languages"] = plot("Languages of the documents", partial(_languages, batches=newest))
     return drawn
-
-
-def _plot(title: str, draw: Callable[[Axes, Sequence[Profile]], None], batches: Sequence[Profile]) -> Plot:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    content = io.StringIO()
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        axes = figure.add_subplot()
-        _plain(axes)
-        draw(axes, batches)
-        figure.savefig(content, format="svg", transparent=True)
-    return Plot(title, _inline(content.getvalue(), title))
-
-
-def _plain(axes: Axes) -> None:
-    """No frame, quiet ticks, grid lines behind what is measured."""
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(SOFT)
-    axes.tick_params(colors=SOFT, length=0, labelcolor=SOFT)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def _inline(svg: str, title: str) -> str:
-    """The SVG element alone, without Matplotlib's header and names, in the page's colours and at its width."""
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg role="img" aria-label="{title}" \1>', svg, count=1)
-    return re.sub("|".join(VARIABLES), lambda found: f"var(--{VARIABLES[found[0]]})", svg)
 
 
 def _lengths(axes: Axes, batches: Sequence[Profile]) -> None:
@@ -102,7 +47,7 @@ def _lengths(axes: Axes, batches: Sequence[Profile]) -> None:
     axes.set_xlabel("length, bytes of UTF-8", color=SOFT)
     axes.set_ylabel("documents per doubling", color=SOFT)
     if len(batches) > 1:
-        _legend(axes)
+        legend(axes)
 
 
 def _density(axes: Axes, lengths: Counter[int], label: str, fill: bool) -> None:
@@ -180,21 +125,7 @@ def _finish_history(axes: Axes, batches: Sequence[Profile], unit: str) -> None:
     slanted: dict[str, Any] = {"rotation": 25, "ha": "right"} if max(map(len, names)) > 4 else {}
     axes.set_xticks(places, names, **slanted)
     axes.set_ylabel(unit, color=SOFT)
-    _legend(axes)
-
-
-def _legend(axes: Axes) -> None:
-    """Above the plot, where it covers nothing."""
-    columns = len(axes.get_legend_handles_labels()[1])
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
-        ncols=min(columns, 3),
-        frameon=False,
-        labelcolor=INK,
-        handlelength=1.0,
-        columnspacing=1.2,
-    )
+    legend(axes)
 
 
 def _short(name: str) -> str:

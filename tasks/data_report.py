@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +15,12 @@ from llm_core.text.profile import DUPLICATE_REASONS, Profile, read_profiles, tot
 from llm_core.text.split import SPLITS
 from tasks.data_plots import plots, ranked, shown_bytes, shown_count
 from tasks.data_samples import dropped_samples, kept_samples
+from tasks.pages import PRIVATE, PUBLIC, render, write_page
 
-TEMPLATE = Path(__file__).with_suffix(".html")
+TEMPLATE = "data_report.html"
 NUM_BATCHES = 30
 NUM_LANGUAGES = 12
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-PRIVATE, PUBLIC = 0o600, 0o644
 
 
 def data_report(documents: Artifact, quarantine: Sequence[Path] | None, out: Path, tokens: int | None = None) -> Path:
@@ -31,15 +30,7 @@ def data_report(documents: Artifact, quarantine: Sequence[Path] | None, out: Pat
     other eyes is made without. `tokens` is a headline where it is known. Equal artifacts give equal bytes.
     """
     content = _render(documents, quarantine, tokens)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.draft")
-    draft.unlink(missing_ok=True)
-    with open(
-        os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PUBLIC if quarantine is None else PRIVATE), "wb"
-    ) as file:
-        file.write(content.encode())
-    os.replace(draft, out)
-    return out
+    return write_page(content, out, PUBLIC if quarantine is None else PRIVATE)
 
 
 def summary_markdown(documents: Artifact, tokens: int | None = None) -> str:
@@ -78,13 +69,9 @@ def metrics(documents: Artifact, tokens: int | None = None) -> dict[str, float]:
 
 
 def _render(documents: Artifact, quarantine: Sequence[Path] | None, tokens: int | None) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"count": "{:,}".format, "percent": "{:.1%}".format, "size": shown_bytes}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     batches, contract = read_profiles(documents.path), _contract(documents)
-    return template.render(
+    return render(
+        TEMPLATE,
         **_numbers(batches, tokens),
         **_history(batches, contract),
         digest=documents.digest,

@@ -7,6 +7,7 @@ submitted, so that a cancelled run reaches the stage in its main thread.
 from __future__ import annotations
 
 import contextvars
+import os
 import sys
 import threading
 import time
@@ -33,18 +34,23 @@ from tasks import anchor, canary, challenges, champions
 from tasks.accounts import REPORTED, report_place, reported
 from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
+from tasks.decision import Decision, champion_of, costs, decision_of, languages, paired, told
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
 from tasks.ledger import MOVES, Entry, Ledger
 from tasks.lineage import Code, Records, intent, lock_md5, run_facts
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
+from tasks.published import publish
 from tasks.register import register as register_stage
 from tasks.scores import (
+    TOLD,
     read_bits,
     remember_rows,
     remember_scores,
+    remember_told,
     remembered_rows,
+    remembered_told,
     score_by_hash,
     score_heldout,
 )
@@ -114,9 +120,10 @@ def pure(name: str) -> Task[..., Artifact]:
 
     def body(run: Run, *inputs: Artifact) -> Artifact:
         _require_present(run, stage, inputs)
+        before = _cpu_seconds()
         with _watched(run, stage) as observer:
             result = update(stage, run.recipe, run.ws, run.versioning, observer)
-        _record(run, stage, result)
+        _record(run, stage, result, _cpu_seconds() - before)
         return result.artifact
 
     return _task(name, body)
@@ -167,6 +174,7 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
     memo = run.ws.home / "scores"
     remember_scores(run.recipe.evaluate, version.body["artifact"], report, memo)
     remember_rows(version.body["artifact"], report, memo)
+    remember_told(version.body["artifact"], report, memo)
     is_tried = run.recipe.deploy.canary_percent > 0 and run.recipe.model.writes_text
     entry = gate_stage(
         run.recipe.gate,
@@ -181,8 +189,42 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
     )
     if entry.body.get("outcome") == "promote" or entry.kind in MOVES:
         anchor.freeze(run.ledger, entry, report, documents, run.recipe.gate.anchor_documents, run.ws.home)
+    _show_decision(run, version, entry, report, documents, score_opponent)
     champions.project(run.ledger, run.tracker, version.line)
     return entry
+
+
+def _show_decision(
+    run: Run,
+    version: Entry,
+    entry: Entry,
+    report: Artifact,
+    documents: Artifact,
+    score_opponent: Callable[[Entry], Any],
+) -> None:
+    """Page, card and tables for people, before the aliases move: whoever follows these finds them."""
+    decided = decision_of(run.ledger, entry, report)
+    if decided is None:
+        return
+    champion, model = champion_of(run.ledger, decided), Artifact.peek(_folder(run, version), "model")
+    memo = run.ws.home / "scores"
+    decision = Decision(
+        version=version,
+        decided=decided,
+        report=report,
+        model=model,
+        champion=champion,
+        scores=paired(report, score_opponent(champion) if champion else None),
+        told=told(report, TOLD),
+        theirs=remembered_told(champion.body["artifact"], memo) if champion else {},
+        costs=costs(run.records, model, report),
+        recipe=run.recipe,
+        facts=run.tracker.version(version.line, version.body["version"]).tags,
+        languages=languages(documents),
+    )
+    page = publish(decision, run.tracker, run.ws.home)
+    places = f"Page: `{page}`, also in MLflow's run {version.body['run']} under `reports`"
+    create_markdown_artifact(f"## {decision.name}\n\n{decided.body['reason']}\n\n{places}\n", key="decision")
 
 
 def _folder(run: Run, entry: Entry) -> Path:
@@ -319,11 +361,17 @@ def _require_present(run: Run, stage: Stage, inputs: tuple[Artifact, ...]) -> No
             raise ArtifactError(f"{found.path}: changed while the flow ran; {stage.name} needs {given.digest[:12]}")
 
 
-def _record(run: Run, stage: Stage, result: Update) -> None:
+def _cpu_seconds() -> float:
+    """Of this process, all its threads, and the children that it waited for."""
+    return sum(os.times()[:4])
+
+
+def _record(run: Run, stage: Stage, result: Update, cpu_seconds: float) -> None:
     artifact = result.artifact
     run.report(pure_row(result))
     run.tracker.log_stage(run.run_id, artifact, run.versioning.md5(stage.name))
     body = {"stage": stage.name, "state": result.state, "seconds": result.seconds, "run": run.run_id}
+    body["cpu_seconds"] = round(cpu_seconds, 2)
     run.records.add(artifact.digest, {**body, "flow_run": run.flow_run, "commit": run.facts["git.commit"]})
     facts = {"state": result.state, "because": result.because, "digest": artifact.digest, **artifact.stats}
     create_markdown_artifact(_markdown(stage.name, facts), key=stage.name)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DOCUMENTS = "documents"
 """The suite of the held-out documents, whose scores are bits."""
+TOLD = ("metrics", "samples", "suites", "reliability")
+"""What a report says beside its rows, each in a JSON file."""
 
 
 def score_heldout(cfg: Evaluate, folder: Path, documents: Artifact, memo: Path) -> pd.Series[float]:
@@ -103,6 +105,22 @@ def remembered_rows(model: str, suite: str, memo: Path) -> pd.DataFrame | None:
 
     place = _rows_place(model, suite, memo)
     return pd.read_parquet(place) if place.exists() else None
+
+
+def remember_told(model: str, report: Artifact, memo: Path) -> None:
+    """Keep the numbers and samples of a report for the model of this digest."""
+    for name in TOLD:
+        place = memo / model / f"{name}.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = place.with_suffix(".draft")
+        shutil.copyfile(report.path / place.name, draft)
+        os.replace(draft, place)
+
+
+def remembered_told(model: str, memo: Path) -> dict[str, Any]:
+    """The last numbers and samples of a model, by name; of one that was never evaluated here, none."""
+    places = {name: memo / model / f"{name}.json" for name in TOLD}
+    return {name: json.loads(place.read_text(encoding="utf-8")) for name, place in places.items() if place.exists()}
 
 
 def _rows_place(model: str, suite: str, memo: Path) -> Path:

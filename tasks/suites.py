@@ -44,5 +44,6 @@ def _ask(spec: SuiteSpec, asked: Asked, subject: Subject, folder: Path) -> dict[
         "examples": len(rows),
         "contaminated": asked.contaminated,
         "metrics": numbers,
+        "intervals": suite.intervals(rows),
         "higher_is_better": better,
     }

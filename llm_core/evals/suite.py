@@ -70,6 +70,25 @@ class Metric:
         below = float(np.sum(rows[self.over])) if self.over else len(rows)
         return float(np.sum(rows[self.column])) / below if below else float("nan")
 
+    def interval(self, rows: pd.DataFrame, resamples: int = 1000) -> tuple[float, float] | None:
+        """Ends of its interval of 95 %: Wilson's for a share of yes and no, else percentiles of resampled rows.
+
+        None for a function, whose resamples may take long, and where the rows do not vary or are too few.
+        """
+        if self.function or len(rows) < 2:
+            return None
+        above = rows[self.column].to_numpy(dtype=np.float64)
+        below = rows[self.over].to_numpy(dtype=np.float64) if self.over else np.ones(len(rows))
+        if not self.over and np.isin(above, (0.0, 1.0)).all():
+            return _wilson(float(above.mean()), len(above))
+        if not np.isfinite(above).all() or np.ptp(above) == 0 or not below.sum():
+            return None
+        rng = np.random.default_rng(0)  # equal rows have equal intervals
+        picks = (rng.integers(len(rows), size=len(rows)) for _ in range(resamples))
+        sums = [(above[pick].sum(), below[pick].sum()) for pick in picks]
+        low, high = np.quantile([total / over for total, over in sums if over], (0.025, 0.975))
+        return float(low), float(high)
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -94,6 +113,18 @@ class Suite:
     def totals(self, rows: pd.DataFrame) -> dict[str, float]:
         """Every metric over these rows, under SUITE/METRIC."""
         return {f"{self.name}/{metric.name}": metric.of(rows) for metric in self.metrics}
+
+    def intervals(self, rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+        """Those of the metrics that have one, under the same names."""
+        found = {f"{self.name}/{metric.name}": metric.interval(rows) for metric in self.metrics}
+        return {name: ends for name, ends in found.items() if ends is not None}
+
+
+def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson (1927): unlike share plus or minus errors it has a width at 0 and 1 too."""
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def example_id(example: Example) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import torch
 
 from llm_core.artifact import Artifact
 from llm_core.models import load_pretrained
+from llm_core.serving.cards import CARD_TAG
 from llm_core.tokenizer import Tokenizer
 from tasks.accounts import report_place
 from tasks.ledger import Ledger
 from tasks.processes import find, stop
 from tasks.stages import STAGES
+from tasks.tracking import Tracker
 from tasks.workspace import Workspace
 from tests.conftest import in_project
 from tests.e2e.runs import PORT, await_version, cli_json, project_with_server, run, start_run, states
@@ -119,10 +122,24 @@ def test_prefect_shows_each_stage_with_an_artifact_and_its_progress(ws: Workspac
     (flow_run,) = [run for run in flow_runs(ws) if run["state_type"] == "COMPLETED"][:1]
     artifacts = prefect(ws, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
     shown = {artifact["key"]: artifact for artifact in artifacts}
-    assert {*STAGES, *EFFECTS, "train-progress"} <= set(shown)
+    assert {*STAGES, *EFFECTS, "train-progress", "decision"} <= set(shown)
     assert first["stages"][0]["digest"] in shown["collect"]["data"]
     assert "The data keep their contract." in shown["data-report"]["data"]
     assert (shown["train-progress"]["data"], "50/50 steps" in shown["train-progress"]["description"]) == (100.0, True)
+
+
+def test_the_decision_has_a_page_and_a_card_in_the_home_and_in_mlflow(ws: Workspace, first: dict[str, Any]) -> None:
+    files = cli_json(ws, "report", "tiny@1")["files"]
+    assert sorted(files) == ["README.md", "documents.csv", "report.html", "suites.csv"]
+    page = unescape(Path(files["report.html"]).read_text(encoding="utf-8"))
+    assert first["decision"]["reason"] in page
+    assert "not measured</span></td><td>" not in page.split("Time and energy")[1]
+    version, card = Tracker(ws).version("tiny", 1), Path(files["README.md"]).read_text(encoding="utf-8")
+    assert version.tags[CARD_TAG] == card and card.startswith("---\n")
+    logged = Tracker(ws).client.list_artifacts(version.run_id, "reports")
+    assert {f"reports/{name}" for name in files} <= {entry.path for entry in logged}
+    numbers = Tracker(ws).client.get_run(version.run_id).data.metrics
+    assert numbers["decision/gain"] == first["decision"]["evidence"]["gain"]
 
 
 def test_one_changed_value_reruns_exactly_the_stages_downstream(ws: Workspace, first: dict[str, Any]) -> None:

@@ -56,6 +56,8 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "pre":
             self.samples.append("")
+        elif tag == "table":
+            self.rows.append([])  # what follows is in no cell
 
     def handle_data(self, data: str) -> None:
         self.text += data

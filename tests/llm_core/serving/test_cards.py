@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from llm_core.artifact import Artifact, Draft
 from llm_core.models import build, save_pretrained
 from llm_core.serving.app import Service, create_app
-from llm_core.serving.cards import Card
+from llm_core.serving.cards import CARD_TAG, Card
 from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import LoadedModel
@@ -47,6 +47,13 @@ def test_a_card_tells_shape_training_and_readme(tokenizer: Tokenizer, tmp_path: 
 def test_a_loaded_version_keeps_its_card(model: LoadedModel, artifact: Artifact) -> None:
     assert model.card == Card.read(artifact) and model.card.shape["vocab_size"] == model.tokenizer.vocab_size
     assert model.card.readme is None
+
+
+def test_a_registered_versions_card_is_served(client: TestClient, host: Host, model: LoadedModel) -> None:
+    assert client.get("/v1/models/tiny/card").json()["readme"] is None
+    version = replace(model.version, version="2", tags={**TAGS, CARD_TAG: "# A tiny model"})
+    host.first.install(replace(model, version=version))
+    assert client.get("/v1/models/tiny/card").json()["readme"] == "# A tiny model"
 
 
 def test_the_card_of_what_answers_leads_to_its_origin(client: TestClient, host: Host, model: LoadedModel) -> None:

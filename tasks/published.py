@@ -1,0 +1,73 @@
+"""What people read of a decision, put where they look: the home, the version's MLflow run, its tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_core.serving.cards import CARD_TAG
+from tasks.decision import Decision
+from tasks.model_card import model_card
+from tasks.pages import write_page
+from tasks.report_page import report_page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.tracking import Tracker
+
+PAGE, CARD = "report.html", "README.md"
+LONGEST_TAG = 100_000
+"""Characters that MLflow takes."""
+
+
+def report_folder(home: Path, line: str, number: int) -> Path:
+    """Where page, card and tables of a version lie."""
+    return home / "reports" / line / str(number)
+
+
+def publish(decision: Decision, tracker: Tracker, home: Path) -> Path:
+    """Write them and log them to the run of the version; the page's place. What is there unchanged is logged once."""
+    number = int(decision.version.body["version"])
+    folder = report_folder(home, decision.version.line, number)
+    contents = {
+        PAGE: report_page(decision),
+        CARD: model_card(decision),
+        "documents.csv": documents_table(decision).to_csv(lineterminator="\n"),
+        "suites.csv": suites_table(decision).to_csv(index=False, lineterminator="\n"),
+    }
+    for name, content in contents.items():
+        place = folder / name
+        if place.exists() and place.read_text(encoding="utf-8") == content:
+            continue
+        write_page(content, place)
+        tracker.log_report(decision.version.body["run"], place, metrics(decision) if name == PAGE else {})
+    tracker.tag_version(tracker.version(decision.version.line, number), {CARD_TAG: contents[CARD][:LONGEST_TAG]})
+    return folder / PAGE
+
+
+def metrics(decision: Decision) -> dict[str, float]:
+    """The decision's numbers and those of every suite, under names that MLflow's page compares runs by."""
+    names = ("gain", "p_value", "detectable_gain", "power", "challenger_bits_per_byte", "opponent_bits_per_byte")
+    found = {f"decision/{name}": float(decision.evidence[name]) for name in names}
+    return found | {f"{each.suite}/{each.name}": each.value for each in decision.numbers() if each.value is not None}
+
+
+def documents_table(decision: Decision) -> pd.DataFrame:
+    """Both sides' bits per byte of every held-out document, the greatest loss first."""
+    scores = decision.scores
+    sides = {"challenger": scores["bits"] / scores["num_bytes"], "opponent": scores["theirs"] / scores["num_bytes"]}
+    return scores[["source", "num_bytes"]].assign(**sides, gain=scores["gain"])
+
+
+def suites_table(decision: Decision) -> pd.DataFrame:
+    """Both sides' numbers of every suite, with the ends of their intervals."""
+    import pandas as pd
+
+    names = ("suite", "metric", "higher_is_better", "challenger", "low", "high", "champion", "their_low", "their_high")
+    rows = [
+        (each.suite, each.name, each.higher_is_better, each.value, *(each.ends or (None, None)))
+        + (each.theirs, *(each.their_ends or (None, None)))
+        for each in decision.numbers()
+    ]
+    return pd.DataFrame(rows, columns=list(names))
