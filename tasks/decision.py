@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from llm_core.artifact import Artifact
 from llm_core.config import Recipe
 from llm_core.text.profile import read_profiles, total
 from tasks.ledger import Entry, Ledger
+from tasks.references import Reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,15 +46,6 @@ class Cost:
     def watt_hours(self) -> float | None:
         """An estimate from WATTS_PER_CORE."""
         return None if self.cpu_seconds is None else self.cpu_seconds * WATTS_PER_CORE / 3600
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A row beside the model's own score."""
-
-    name: str
-    bits_per_byte: float
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +90,8 @@ class Decision:
     recipe: Recipe
     facts: Mapping[str, str]
     """Of the run that registered the version: commit, flow run, licence."""
+    others: Sequence[Reference]
+    """Models that the recipe names as references."""
     languages: Sequence[str]
     """Of the training documents, as ISO 639-1 codes, commonest first; empty where nothing asked for them."""
 
@@ -112,14 +107,16 @@ class Decision:
         return found
 
     def references(self) -> list[Reference]:
-        """What any model must beat, and the champion, best first."""
+        """What any model must beat, the champion, the recipe's references; best first, then what has no score."""
         metrics = self.told["metrics"]
         found = [Reference(name, metrics[key]) for name, key in BASELINES.items() if key in metrics]
         if self.champion is not None:
             found.append(
                 Reference(self.evidence["opponent"], self.evidence["opponent_bits_per_byte"], "champion at that time")
             )
-        return sorted(found, key=lambda each: each.bits_per_byte)
+        known = {each.name for each in found}
+        found += [each for each in self.others if each.name not in known]
+        return sorted(found, key=lambda each: math.inf if each.bits_per_byte is None else each.bits_per_byte)
 
     def numbers(self) -> Iterator[Number]:
         """Every suite's numbers beside the champion's."""

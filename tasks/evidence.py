@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -272,7 +273,7 @@ def _inputs(
         "champion": champion.hash if champion else None,
         "champion_model": champion.body["artifact"] if champion else None,
         **{f"champion's {suite}": _rows_digest(theirs) for suite, (_, theirs) in suites.items()},
-        "gate": hashlib.sha256(cfg.model_dump_json().encode()).hexdigest(),
+        "gate": hashlib.sha256(json.dumps(cfg.rule()).encode()).hexdigest(),
     }
 
 

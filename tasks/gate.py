@@ -167,7 +167,7 @@ def _subject(version: Entry) -> Mapping[str, object]:
 
 
 def _question(cfg: Gate, version: Entry, report: Artifact, champion: Entry | None) -> str:
-    return _digest([cfg.model_dump(), version.hash, report.digest, champion.hash if champion else None])
+    return _digest([cfg.rule(), version.hash, report.digest, champion.hash if champion else None])
 
 
 def _digest(parts: list[Any]) -> str:

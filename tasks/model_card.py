@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tasks.decision import GRAMS_PER_WH, WATTS_PER_CORE, Decision, training_flops
+from tasks.references import Reference
 
 # The hub's names of licences that a recipe may state word by word; any other text is a licence of its own name.
 LICENSES = ("mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "odc-by", "gpl-3.0")
@@ -25,9 +26,16 @@ SAFETY = {
 DATASET = "held-out documents"
 
 
+class _Plain(yaml.SafeDumper):
+    """Says everything where it belongs: readers of cards do not expect YAML's references."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def model_card(decision: Decision) -> str:
     """README.md of the version; equal decisions give equal cards."""
-    front = yaml.safe_dump(front_matter(decision), sort_keys=False, allow_unicode=True, width=100)
+    front = yaml.dump(front_matter(decision), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100)
     return f"---\n{front}---\n\n" + "\n".join(_body(decision))
 
 
@@ -144,10 +152,12 @@ def _evaluation(decision: Decision) -> Iterator[str]:
     evidence = decision.evidence
     yield f"Bits per byte of {evidence['documents']:,} {DATASET} (less is better), beside what any model must beat:"
     yield ""
-    rows = [(each.name, each.bits_per_byte) for each in decision.references()]
+    references = decision.references()
+    rows = [(_noted(each), each.bits_per_byte) for each in references if each.bits_per_byte is not None]
     rows.append((f"**{decision.name}**", evidence["challenger_bits_per_byte"]))
-    ordered = sorted(rows, key=lambda row: row[1])
-    yield from _table(("model", "bits per byte"), [(name, f"{value:.4f}") for name, value in ordered])
+    ordered = [(name, f"{value:.4f}") for name, value in sorted(rows, key=lambda row: row[1])]
+    ordered += [(_noted(each), "not measured") for each in references if each.bits_per_byte is None]
+    yield from _table(("model", "bits per byte"), ordered)
     yield ""
     ends = f"{evidence['low']:+.4f} to {evidence['high']:+.4f}"
     yield f"Gain over {evidence['opponent']}: {evidence['gain']:+.4f} ({ends}),"
@@ -196,6 +206,10 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
     yield f"| {' | '.join(names)} |"
     yield f"|{'---|' * len(names)}"
     yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _noted(reference: Reference) -> str:
+    return f"{reference.name} ({_plain(reference.note)})" if reference.note else reference.name
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -42,6 +42,7 @@ from tasks.lineage import Code, Records, intent, lock_md5, run_facts
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.published import publish
+from tasks.references import Reference, references
 from tasks.register import register as register_stage
 from tasks.scores import (
     TOLD,
@@ -61,6 +62,9 @@ from tasks.tracking import MetricSpool, Tracker
 from tasks.update import Update, update
 from tasks.versioning import Versioning, only_run
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HOUR = 3600
 TIMEOUT_SECONDS = {
@@ -208,23 +212,30 @@ def _show_decision(
         return
     champion, model = champion_of(run.ledger, decided), Artifact.peek(_folder(run, version), "model")
     memo = run.ws.home / "scores"
+    scores = paired(report, score_opponent(champion) if champion else None)
     decision = Decision(
         version=version,
         decided=decided,
         report=report,
         model=model,
         champion=champion,
-        scores=paired(report, score_opponent(champion) if champion else None),
+        scores=scores,
         told=told(report, TOLD),
         theirs=remembered_told(champion.body["artifact"], memo) if champion else {},
         costs=costs(run.records, model, report),
         recipe=run.recipe,
         facts=run.tracker.version(version.line, version.body["version"]).tags,
+        others=list(_references(run, documents, scores["num_bytes"])),
         languages=languages(documents),
     )
     page = publish(decision, run.tracker, run.ws.home)
     places = f"Page: `{page}`, also in MLflow's run {version.body['run']} under `reports`"
     create_markdown_artifact(f"## {decision.name}\n\n{decided.body['reason']}\n\n{places}\n", key="decision")
+
+
+def _references(run: Run, documents: Artifact, sizes: pd.Series[int]) -> Iterator[Reference]:
+    score = partial(score_heldout, run.recipe.evaluate, documents=documents, memo=run.ws.home / "scores")
+    return references(run.recipe.gate.references, run.ledger, partial(_folder, run), score, sizes)
 
 
 def _folder(run: Run, entry: Entry) -> Path:

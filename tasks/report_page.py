@@ -69,15 +69,18 @@ def _tiles(decision: Decision) -> list[tuple[str, str]]:
 def _bars(decision: Decision) -> list[dict[str, Any]]:
     """The model and its references on one scale, best first."""
     mine = decision.evidence["challenger_bits_per_byte"]
+    others = decision.references()
     rows: list[dict[str, Any]] = [
-        {"name": each.name, "note": each.note, "value": each.bits_per_byte} for each in decision.references()
+        {"name": each.name, "note": each.note, "value": each.bits_per_byte}
+        for each in others
+        if each.bits_per_byte is not None
     ]
     rows.append({"name": decision.name, "note": "this model", "value": mine})
     most = max(row["value"] for row in rows)
     return [
         row | {"share": row["value"] / most, "is_mine": row["note"] == "this model", "gain": row["value"] - mine}
         for row in sorted(rows, key=lambda row: row["value"])
-    ]
+    ] + [{"name": each.name, "note": each.note, "value": None} for each in others if each.bits_per_byte is None]
 
 
 def _test(evidence: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from llm_core.config.section import NAME_PATTERN, Section
+from llm_core.config.section import NAME_PATTERN, VERSION_PATTERN, Section
 from llm_core.config.suites import SuiteSpec
 
 
@@ -238,12 +238,18 @@ class Gate(Section):
     Empty guards nothing."""
     anchor_documents: int = Field(default=64, ge=0)
     """Held-out documents that the line's champions were good at and that are kept for its anchor, at most."""
+    references: tuple[Annotated[str, Field(pattern=VERSION_PATTERN)], ...] = ()
+    """Models to show beside the decision, each as LINE (its champion) or LINE@VERSION; they decide nothing."""
     max_bytes: int = Field(default=0, ge=0)
     """Largest size of a champion's files; 0 is no limit."""
     max_milliseconds: float = Field(default=0.0, ge=0)
     """Longest that a champion may take for a token, where the report says; 0 is no limit."""
     max_memory_bytes: int = Field(default=0, ge=0)
     """Most memory that a champion may take, where the report says; 0 is no limit."""
+
+    def rule(self) -> dict[str, Any]:
+        """What a decision depends on."""
+        return self.model_dump(exclude={"references"})
 
 
 class Deploy(Section):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+"""Of lines and recipes."""
+VERSION_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}(@[1-9][0-9]*)?$"
+"""LINE or LINE@VERSION."""
 
 
 class Section(BaseModel):

@@ -75,7 +75,14 @@ def test_references_and_champion_stand_beside_it(decision: Decision) -> None:
     rows = [line for line in model_card(decision).splitlines() if line.startswith("| ")]
     names = [row.split(" | ")[0].strip("| *") for row in rows]
     place = names.index("model")
-    assert names[place + 1 : place + 5] == ["demo@2", "demo@1", "xz alone", "token unigram"]
+    assert [name.split(" (")[0] for name in names[place + 1 : place + 7]] == [
+        "demo@2",
+        "lstm@4",
+        "demo@1",
+        "xz alone",
+        "token unigram",
+        "big",
+    ]
 
 
 def test_hostile_names_stay_in_their_cell(decision: Decision) -> None:

@@ -18,6 +18,7 @@ from tasks.gate import gate
 from tasks.ledger import Entry, Ledger
 from tasks.lineage import Records
 from tasks.published import documents_table, metrics, suites_table
+from tasks.references import Reference
 from tasks.report_page import report_page
 from tasks.scores import TOLD, remember_told, remembered_told
 from tests.tasks.test_data_report import HOSTILE, Page
@@ -91,6 +92,7 @@ def decide(tmp_path: Path, ledger: Ledger, number: int, report: Artifact, before
         costs=[Cost("train", 20.0, 36.0), Cost("evaluate", 5.0, None)],
         recipe=Recipe(model=SHAPE),
         facts={"git.commit": "c0ffee", "data.license": "free"},
+        others=[Reference("lstm@4", 1.55, "5,000 parameters"), Reference("big", None, "has no champion yet")],
         languages=["en"],
     )
 
@@ -122,7 +124,14 @@ def test_the_page_says_what_the_ledger_says(second: Decision) -> None:
 def test_references_stand_beside_the_model_best_first(second: Decision) -> None:
     rows = Page(report_page(second)).rows
     names = [row[0] for row in rows if row][1:6]
-    assert names == ["demo@2this model", "demo@1champion at that time", "xz alone", "token unigram", "gain"]
+    assert names == [
+        "demo@2this model",
+        "lstm@45,000 parameters",
+        "demo@1champion at that time",
+        "xz alone",
+        "token unigram",
+    ]
+    assert Page(report_page(second)).row("bighas no champion yet")[1] == "not measured"
 
 
 def test_a_first_version_has_no_champion_beside_it(first: Decision) -> None:
