@@ -102,6 +102,8 @@ class Draft:
     """Where finished parts are found again (llm_core/parts.py); never part of the artifact."""
     pins: Path | None = None
     """Folder of what the recipe pins by sha256 alone (tokenizers of registered models)."""
+    starts: Path | None = None
+    """Folder of the models that trainings start from, each under its digest."""
     refused: Path | None = None
     """Where `set_aside` puts what must not be built upon."""
     workers: Workers = Workers(kind="serial")

@@ -82,7 +82,7 @@ def anchor(ledger: Ledger, line: str, home: Path) -> Anchor:
 def freeze(
     ledger: Ledger, decided: Entry, report: Artifact, documents: Artifact, most: int, home: Path
 ) -> Entry | None:
-    """Add what the version that this decision promotes did well: better than the 5-gram model of its own report.
+    """Add what the version that this decision promotes did well: better than the unigram baseline of its own report.
 
     Up to `most` documents in all; what is in stays in. Each decision adds once; None where nothing is added.
     """
@@ -121,7 +121,10 @@ def rows(found: Anchor, known: pd.Series[float], score: Score) -> pd.DataFrame:
 
 
 def _did_well(report: Artifact, documents: Artifact, present: Anchor, most: int) -> dict[str, Anchored]:
-    """By an old, weak opponent: one near the model itself would choose documents on which it was lucky."""
+    """Those that it gains most on over the unigram baseline.
+
+    By an old, weak opponent: one near the model itself would choose documents on which it was lucky.
+    """
     import pandas as pd
 
     from llm_core.text.document import CleanDocument
@@ -129,9 +132,13 @@ def _did_well(report: Artifact, documents: Artifact, present: Anchor, most: int)
 
     if most <= 0:
         return {}
-    scores = pd.read_parquet(report.path / "documents.parquet").set_index("sha256")
-    is_good = scores["bits"] < scores["ngram_bits"]
-    chosen = set(sorted(set(scores.index[is_good]) - present.documents.keys())[:most])
+    scores = (
+        pd.read_parquet(report.path / "documents.parquet")
+        .set_index("sha256")
+        .drop(list(present.documents), errors="ignore")
+    )
+    gains = (scores["unigram_bits"] - scores["bits"]) / scores["num_bytes"]
+    chosen = set(gains[gains > 0].sort_index().nlargest(most).index)
     heldout = (entry for entry in read_documents(documents.path, CleanDocument) if entry.sha256 in chosen)
     return {entry.sha256: Anchored(entry.sha256, entry.source, entry.text) for entry in heldout}
 

@@ -73,6 +73,7 @@ def _write_job(
         "code": out.code,
         "scratch": None if out.scratch is None else str(out.scratch.absolute()),
         "memo": None if out.memo is None else str(out.memo.absolute()),
+        "starts": None if out.starts is None else str(out.starts.absolute()),
     }
     inputs = {
         name: {"path": str(artifact.path.absolute()), "digest": artifact.digest}
@@ -185,7 +186,7 @@ def work_as_rank(folder: str, fit_model: Callable[..., Fitted]) -> int:
 
 def _work(job: Mapping[str, Any], fit_model: Callable[..., Fitted]) -> Fitted:
     described = job["draft"]
-    paths = {key: described[key] and Path(described[key]) for key in ("target", "scratch", "memo")}
+    paths = {key: described[key] and Path(described[key]) for key in ("target", "scratch", "memo", "starts")}
     out = Draft(**{**described, **paths}, observer=_Teller())  # not entered: the stage made the folder
     inputs = [Artifact.peek(Path(job[name]["path"])) for name in ("tokens", "tokenizer")]  # verified by the stage
     assert [artifact.digest for artifact in inputs] == [job[name]["digest"] for name in ("tokens", "tokenizer")]

@@ -235,7 +235,10 @@ def _show_decision(
 
 def _references(run: Run, documents: Artifact, sizes: pd.Series[int]) -> Iterator[Reference]:
     score = partial(score_heldout, run.recipe.evaluate, documents=documents, memo=run.ws.home / "scores")
-    return references(run.recipe.gate.references, run.ledger, partial(_folder, run), score, sizes)
+    train = run.recipe.train
+    untuned = (train.start_name,) if train.start in ("champion", "version") else ()
+    names = dict.fromkeys((*run.recipe.gate.references, *untuned))
+    return references(list(names), run.ledger, partial(_folder, run), score, sizes)
 
 
 def _folder(run: Run, entry: Entry) -> Path:

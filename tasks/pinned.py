@@ -1,4 +1,4 @@
-"""What a recipe leaves open is fixed by sha256 before a run: tokenizers that it does not learn, word lists."""
+"""What a recipe leaves open is fixed by sha256 before a run: tokenizers, weights to start from, word lists, tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def keep_tokenizer(ws: Workspace, model: Path) -> str:
 
 def pinned(ws: Workspace, recipe: Recipe) -> Recipe:
     """The recipe with digests of all that it names and does not hold; what it holds already stays as it is."""
-    return _with_examples(ws, _with_word_lists(ws, _with_tokenizer(ws, recipe)))
+    return _with_examples(ws, _with_word_lists(ws, _with_start(ws, _with_tokenizer(ws, recipe))))
 
 
 def _with_examples(ws: Workspace, recipe: Recipe) -> Recipe:
@@ -80,6 +80,35 @@ def _champions(ws: Workspace, recipe: Recipe) -> dict[str, str]:
     if champion is None or "tokenizer" not in body:
         return {"source": "learn", "folder": "", "sha256": ""}
     return {"folder": f"{champion.line}@{champion.body['version']}", "sha256": body["tokenizer"]}
+
+
+def _with_start(ws: Workspace, recipe: Recipe) -> Recipe:
+    """The weights that training starts from by name and digest, kept in the home; without a champion, random ones."""
+    cfg = recipe.train
+    if cfg.start == "scratch" or cfg.start_sha256:
+        return recipe
+    name = cfg.start_name
+    if cfg.start == "champion":
+        champion = Ledger(ws.home).champion(recipe.register_.line)
+        if champion is None:
+            return recipe.model_copy(update={"train": cfg.model_copy(update={"start": "scratch"})})
+        name = f"{champion.line}@{champion.body['version']}"
+    from tasks.fetch import fetch
+
+    found = fetch(str(ws.root / name) if cfg.start == "folder" else name)
+    _keep_start(ws, found.folder, found.digest)
+    pin = {"start_name": name, "start_sha256": found.digest}
+    return recipe.model_copy(update={"train": cfg.model_copy(update=pin)})
+
+
+def _keep_start(ws: Workspace, folder: Path, digest: str) -> None:
+    place = ws.starts / digest
+    if place.exists():
+        return
+    draft = place.with_name(f".{digest}.{os.getpid()}")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder, draft)
+    os.rename(draft, place)
 
 
 def _digest(tokenizer: Path) -> str:

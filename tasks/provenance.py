@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import yaml
+
 from tasks.ledger import Ledger
 from tasks.tracking import Tracker
 
@@ -13,6 +15,7 @@ def provenance(tracker: Tracker, ledger: Ledger, line: str, number: int) -> dict
     """Data files with sha256, commit, recipe, flow run, MLflow run and ledger entries of one version."""
     version = tracker.version(line, number)
     inventory = json.loads(tracker.read_file(version.run_id, "inventory.json"))
+    recipe = tracker.read_file(version.run_id, "run.yaml")
     about = [entry for entry in ledger.entries(line) if entry.body.get("version") == number]
     return {
         "version": version.name,
@@ -21,7 +24,8 @@ def provenance(tracker: Tracker, ledger: Ledger, line: str, number: int) -> dict
         "commit": version.tags.get("git.commit"),
         "dirty": version.tags.get("git.dirty") == "true",
         "recipe_sha256": version.tags.get("config.sha256"),
-        "recipe": tracker.read_file(version.run_id, "run.yaml"),
+        "recipe": recipe,
+        "started_from": yaml.safe_load(recipe)["train"].get("start_name") or None,
         "flow_run": version.tags.get("prefect.flow_run_id"),
         "mlflow": version.run_id,
         "dvc": {

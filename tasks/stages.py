@@ -146,6 +146,7 @@ def prepare(stage: Stage, recipe: Recipe, ws: Workspace, observer: Observer) -> 
         memo=ws.memo,
         workers=recipe.workers,
         pins=ws.tokenizers,
+        starts=ws.starts,
         refused=ws.refused / stage.name,
     )
     return inputs, draft

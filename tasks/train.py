@@ -29,6 +29,7 @@ from llm_core.parallel import gather_weights, split_weights, threads_of_a_rank
 from llm_core.ranks import Alone, Ranks
 from llm_core.tokenizer.control import copy_with_control_tokens
 from llm_core.train import Speed, State, fit, write_curve
+from llm_core.warm_start import start_from
 from llm_core.working_copy import Running, compiles, pays_to_compile
 from tasks.launch import Fitted, launch, work_as_rank
 
@@ -70,7 +71,12 @@ def fit_model(
         def new_model() -> Network:
             return build(architecture, vocab_size + len(added), end_id, seed)
 
-        model = new_model().to(device)
+        model = new_model()
+        if cfg.start != "scratch":
+            assert out.starts is not None, "a start needs the folder of starts"
+            place = out.starts / cfg.start_sha256
+            start_from(model, place, cfg.start_name, cfg.start_sha256, tokenizer.path, added)
+        model = model.to(device)
         running = _running(cfg, model, batches, dtype, out, ranks)
         causes = {**circumstances(device, dtype, threads), "compiled": running.compile}
         speed = Speed(operations_per_token(model, architecture, cfg), ranks.size * product_rate(device, dtype))
@@ -88,7 +94,8 @@ def fit_model(
     if ranks.rank == 0:
         write_curve(out.path / "loss.csv", state.curve)
         copy_with_control_tokens(tokenizer.path, out.path, added)
-    return Fitted(_stats(state), {**causes, "steps": state.step, **_how_spread(state, running)})
+    started = {} if cfg.start == "scratch" else {"started_from": cfg.start_name}
+    return Fitted({**_stats(state), **started}, {**causes, "steps": state.step, **_how_spread(state, running)})
 
 
 def clear_checkpoints(out: Draft) -> None:

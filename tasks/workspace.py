@@ -61,6 +61,11 @@ class Workspace:
         return self.home / "tokenizers"
 
     @property
+    def starts(self) -> Path:
+        """Models that trainings start from, a folder for each digest."""
+        return self.home / "starts"
+
+    @property
     def quarantine(self) -> Path:
         """Original bytes of rejected records; private, never pushed."""
         return self.home / "quarantine"

@@ -68,6 +68,12 @@ class Model(Section):
 class Train(Section):
     """How the network is fitted."""
 
+    start: Literal["scratch", "champion", "version", "folder"] = "scratch"
+    """Weights to begin with: random ones, the line's champion's (without one, random), a version's, a folder's."""
+    start_name: str = ""
+    """LINE@VERSION or the model folder to start from; filled in for champion when the run's recipe is resolved."""
+    start_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Digest of those weights; filled in when the run's recipe is resolved."""
     steps: int = Field(default=600, ge=1)
     """Optimizer steps."""
     stop_after: int = Field(default=0, ge=0)
@@ -156,6 +162,12 @@ class Train(Section):
     """Steps between two checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept on disk; the best one is kept besides."""
+
+    @model_validator(mode="after")
+    def _start_is_named(self) -> Train:
+        if self.start in ("version", "folder") and not self.start_name:
+            raise ValueError(f"start: {self.start} needs train.start_name, LINE@VERSION or the place of a model folder")
+        return self
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Train:

@@ -39,7 +39,7 @@ def heldout(cleaned: Artifact) -> Texts:
 
 def _report(folder: Path, heldout: Texts, is_good: list[bool]) -> Artifact:
     num_bytes = np.array([entry.num_bytes for entry in heldout.values()])
-    columns = {"sha256": list(heldout), "num_bytes": num_bytes, "ngram_bits": 2.0 * num_bytes}
+    columns = {"sha256": list(heldout), "num_bytes": num_bytes, "unigram_bits": 2.0 * num_bytes}
     table = pd.DataFrame(columns).assign(bits=np.where(is_good, 1.5, 2.5) * num_bytes)
     with Draft(folder, "report", "evaluate") as out:
         table.to_parquet(out.path / "documents.parquet")
