@@ -1,6 +1,6 @@
 """Four models that really were trained, and what the gate says of each.
 
-The first, a better one, one that learned shuffled words, and one that was tuned on one kind of text and forgot the rest.
+The first, a better one, one that learned shuffled words, one that was tuned on one kind of text and forgot the rest.
 """
 
 from __future__ import annotations
