@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from flows.options import Json, workspace
 
 if TYPE_CHECKING:
-    from tasks.ledger import Entry
+    from tasks.ledger import Entry, Ledger
 
 
 def ledger(
@@ -27,6 +29,7 @@ def ledger(
 
     book = Ledger(workspace().home)
     length = book.verify()
+    _compare_with_registry(book)
     moment = _moment(at) if at else None
     entries = book.entries(line, moment)
     lines = dict.fromkeys(entry.line for entry in entries)
@@ -43,6 +46,26 @@ def ledger(
     report.print_rows(f"Ledger, {length} entries verified", facts["entries"], as_json)
     for name, version in facts["champions"].items():
         print(f"champion of {name}{f' at {at}' if at else ''}: {name}@{version}")
+
+
+def _compare_with_registry(book: Ledger) -> None:
+    """What was cut off at the end is seen by the heads that versions carry; without a registry there is none."""
+    from tasks.services import mlflow_store, tracking_uri
+
+    home = workspace().home
+    uri = tracking_uri(home)
+    if uri == mlflow_store(home) and not Path(uri.removeprefix("sqlite:///")).exists():
+        return
+    from tasks.champions import require_whole
+    from tasks.ledger import LedgerError
+    from tasks.tracking import Tracker
+
+    try:
+        require_whole(book, Tracker(workspace()))
+    except LedgerError:
+        raise
+    except Exception as problem:  # of a server that is away, in many forms: the chain itself was checked
+        print(f"warning: MLflow is not there to compare with ({problem})", file=sys.stderr)
 
 
 def _moment(at: str) -> int | str:

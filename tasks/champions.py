@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
 
+HEAD_TAG = "tidemill.ledger.head"
+"""Of a version: number and hash of the ledger's last entry when it was shown to the registry."""
+
+
 def project(ledger: Ledger, tracker: Tracker, line: str) -> None:
     """Make MLflow's aliases `champion`, `previous` and `challenger` say what the ledger says; harmless to repeat."""
     from tasks.tracking import CHALLENGER, CHAMPION, PREVIOUS
@@ -27,6 +31,22 @@ def project(ledger: Ledger, tracker: Tracker, line: str) -> None:
         tracker.point(line, PREVIOUS, previous.body["version"])
     if champion is not None:
         tracker.point(line, CHAMPION, champion.body["version"])
+        last = ledger.entries()[-1]
+        tracker.tag_version(tracker.version(line, champion.body["version"]), {HEAD_TAG: f"{last.sequence} {last.hash}"})
+
+
+def require_whole(ledger: Ledger, tracker: Tracker) -> None:
+    """Raise LedgerError where the registry's versions name an entry that the ledger lacks: its end was cut off."""
+    known = {f"{entry.sequence} {entry.hash}" for entry in ledger.entries()}
+    for version in tracker.versions():
+        head = version["tags"].get(HEAD_TAG)
+        if head and head not in known:
+            number, _, digest = head.partition(" ")
+            name = f"{version['line']}@{version['number']}"
+            raise LedgerError(
+                f"{name} in MLflow names entry {number} ({digest[:12]}), which the ledger lacks: its end was cut off; "
+                "restore ledger.db from a backup"
+            )
 
 
 def previous_champion(ledger: Ledger, line: str) -> Entry | None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,14 @@ def run_facts(ws: Workspace, recipe: Recipe, flow_run: str) -> dict[str, str]:
         "git.dirty": str(bool(code.diff)).lower(),
         "config.sha256": recipe_sha256(recipe),
         "data.license": recipe.collect.license,
+        "environment.sha256": hashlib.sha256(environment().encode()).hexdigest(),
     }
+
+
+def environment() -> str:
+    """Every installed package with its version, a line each: what a rebuild installs first."""
+    found = {f"{each.metadata['Name']}=={each.version}" for each in metadata.distributions()}
+    return "".join(f"{line}\n" for line in sorted(found, key=str.lower))
 
 
 def lock_md5(ws: Workspace) -> str:

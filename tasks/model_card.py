@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tasks.decision import GRAMS_PER_WH, WATTS_PER_CORE, Decision, training_flops
+from tasks.decision_text import plain
 from tasks.references import Reference
 
 # The hub's names of licences that a recipe may state word by word; any other text is a licence of its own name.
@@ -97,7 +98,7 @@ def _body(decision: Decision) -> Iterator[str]:
 def _summary(decision: Decision) -> Iterator[str]:
     stats, body, recipe = decision.model.stats, decision.decided.body, decision.recipe
     yield f"A {recipe.model.family} model of {stats['parameters']:,} parameters, made by Tidemill from the recipe"
-    yield f"`{recipe.name}`. The gate said **{body['outcome'].replace('_', ' ')}**: {_plain(body['reason'])}."
+    yield f"`{recipe.name}`. The gate said **{body['outcome'].replace('_', ' ')}**: {plain(body['reason'])}."
 
 
 def _use(decision: Decision) -> Iterator[str]:
@@ -121,7 +122,7 @@ def _how(decision: Decision) -> Iterator[str]:
 def _data(decision: Decision) -> Iterator[str]:
     collect = decision.recipe.collect
     yield from _table(
-        ("source", "licence as stated"), [(f"`{_plain(each)}`", _plain(collect.license)) for each in collect.sources]
+        ("source", "licence as stated"), [(f"`{plain(each)}`", plain(collect.license)) for each in collect.sources]
     )
     yield ""
     languages = ", ".join(decision.languages) or "not measured"
@@ -179,7 +180,7 @@ def _limits(decision: Decision) -> Iterator[str]:
     yield from _table(("risk", "measured"), rows)
     lost = [each["slice"] for each in decision.evidence["slices"] if each["verdict"] == "lost"]
     if lost:
-        yield from ("", f"It is worse than {decision.evidence['opponent']} on: {', '.join(map(_plain, lost))}.")
+        yield from ("", f"It is worse than {decision.evidence['opponent']} on: {', '.join(map(plain, lost))}.")
     ngram = decision.told["metrics"].get("ngram_bits_per_byte")
     if ngram is not None and ngram < decision.evidence["challenger_bits_per_byte"]:
         yield from ("", f"A 5-gram model of the same tokens predicts the held-out text better ({ngram:.4f}).")
@@ -209,7 +210,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 
 
 def _noted(reference: Reference) -> str:
-    return f"{reference.name} ({_plain(reference.note)})" if reference.note else reference.name
+    return f"{reference.name} ({plain(reference.note)})" if reference.note else reference.name
 
 
 def _number(value: float | None) -> str:
@@ -218,8 +219,3 @@ def _number(value: float | None) -> str:
 
 def _ends(ends: Sequence[float] | None) -> str:
     return f"{ends[0]:.3g} to {ends[1]:.3g}" if ends else ""
-
-
-def _plain(text: str) -> str:
-    """On one line, and without what would end a cell or begin HTML."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")

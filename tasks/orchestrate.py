@@ -38,7 +38,7 @@ from tasks.decision import Decision, champion_of, costs, decision_of, languages,
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
 from tasks.ledger import MOVES, Entry, Ledger
-from tasks.lineage import Code, Records, intent, lock_md5, run_facts
+from tasks.lineage import Code, Records, environment, intent, lock_md5, run_facts
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.published import publish
@@ -404,9 +404,9 @@ def _show_data(run: Run, artifact: Artifact) -> None:
 
 
 def _log_origin(run: Run) -> None:
-    """Recipe, inventory and uncommitted changes go with the run, so that a version leads back to its data files."""
+    """Recipe, inventory, packages and uncommitted changes go with the run: a version leads back to its data files."""
     code = Code.of(run.ws.root)
-    texts = {"uncommitted.diff": code.diff} if code.diff else {}
+    texts = {"environment.txt": environment()} | ({"uncommitted.diff": code.diff} if code.diff else {})
     run.tracker.log_files(run.run_id, texts, (run.ws.run_recipe, run.ws.inventory))
 
 

@@ -24,6 +24,7 @@ def provenance(tracker: Tracker, ledger: Ledger, line: str, number: int) -> dict
         "commit": version.tags.get("git.commit"),
         "dirty": version.tags.get("git.dirty") == "true",
         "recipe_sha256": version.tags.get("config.sha256"),
+        "environment_sha256": version.tags.get("environment.sha256"),
         "recipe": recipe,
         "started_from": yaml.safe_load(recipe)["train"].get("start_name") or None,
         "flow_run": version.tags.get("prefect.flow_run_id"),

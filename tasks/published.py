@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm_core.serving.cards import CARD_TAG
 from tasks.decision import Decision
+from tasks.decision_text import decision_json, decision_markdown
 from tasks.model_card import model_card
 from tasks.pages import write_page
 from tasks.report_page import report_page
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
 PAGE, CARD = "report.html", "README.md"
+JSON, MARKDOWN = "decision.json", "decision.md"
 LONGEST_TAG = 100_000
 """Characters that MLflow takes."""
 
@@ -33,6 +35,8 @@ def publish(decision: Decision, tracker: Tracker, home: Path) -> Path:
     contents = {
         PAGE: report_page(decision),
         CARD: model_card(decision),
+        JSON: decision_json(decision.decided),
+        MARKDOWN: decision_markdown(decision.decided),
         "documents.csv": documents_table(decision).to_csv(lineterminator="\n"),
         "suites.csv": suites_table(decision).to_csv(index=False, lineterminator="\n"),
     }

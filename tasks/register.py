@@ -1,4 +1,7 @@
-"""Register a complete model as a version of its line: once per key, however often a run dies."""
+"""Register a complete model as a version of its line: once per key, however often a run dies.
+
+What is registered can be traced, and was read back from where it is kept: the same files, which say the same.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,22 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from llm_core.artifact import Artifact
+from llm_core.artifact import Artifact, ArtifactError
 from llm_core.config import Register
 from tasks.ledger import Entry, Ledger
 from tasks.pinned import keep_tokenizer
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tasks.tracking import Tracker
+    from tasks.tracking import Tracker, Version
+
+
+TRACED = ("prefect.flow_run_id", "git.commit", "git.dirty", "config.sha256", "dvc.lock.md5", "environment.sha256")
+"""Facts without which nobody could say where a version came from."""
+
+
+class RegistrationError(ValueError):
+    """A version that is not complete; the message says what is missing and what to do."""
 
 
 def register(
@@ -28,8 +39,11 @@ def register(
 ) -> Entry:
     """The `registered` entry of this model in the line; whatever an earlier run did of it is found and adopted.
 
-    `facts` become the version's tags, since MLflow gives back no params of a version.
+    `facts` become the version's tags, since MLflow gives back no params of a version. Raises RegistrationError where
+    one of `TRACED` is missing, or where MLflow's copy is not the model; then the line has no new version in the ledger.
     """
+    if missing := [name for name in TRACED if not facts.get(name)]:
+        raise RegistrationError(f"{cfg.line}: not registered without {', '.join(missing)}; start it with tidemill run")
     with FileLock(ws.home / "register.lock", timeout=600):
         entry = ledger.find("registered", key(cfg, model))
         if entry is not None:
@@ -39,6 +53,7 @@ def register(
         if version is None:
             tags = {**facts, "tidemill.key": model.key, "tidemill.artifact": model.digest, **_golden(model)}
             version = tracker.create_version(cfg.line, run_id, model.path, tags)
+        _verify(tracker, version, model)
         body = {
             "version": version.number,
             "artifact": model.digest,
@@ -50,6 +65,27 @@ def register(
         entry = ledger.append("registered", cfg.line, key(cfg, model), body)
         tracker.tag_version(version, {"tidemill.ledger": entry.hash})
         return entry
+
+
+def _verify(tracker: Tracker, version: Version, model: Artifact) -> None:
+    """Read MLflow's copy as a server will: every file's sha256, and the numbers that the model itself computes."""
+    from llm_core.models import load_pretrained
+    from llm_core.pipeline.codec import Codec
+    from llm_core.serving.golden import TAG, Golden, GoldenMismatch
+
+    folder = tracker.model_folder(version)
+    try:
+        stored = Artifact.open(folder, "model")
+        Golden.from_tag(version.tags.get(TAG, "")).check(load_pretrained(folder), Codec(folder))
+    except (ArtifactError, GoldenMismatch) as problem:
+        raise RegistrationError(f"{version.name}: {problem}; {_AGAIN}") from None
+    if stored.digest != model.digest:
+        raise RegistrationError(
+            f"{version.name}: {folder} holds {stored.digest[:12]}, not {model.digest[:12]}; {_AGAIN}"
+        )
+
+
+_AGAIN = "delete this version in MLflow, which is not in service, and run again"
 
 
 def _golden(model: Artifact) -> dict[str, str]:

@@ -130,7 +130,8 @@ def test_prefect_shows_each_stage_with_an_artifact_and_its_progress(ws: Workspac
 
 def test_the_decision_has_a_page_and_a_card_in_the_home_and_in_mlflow(ws: Workspace, first: dict[str, Any]) -> None:
     files = cli_json(ws, "report", "tiny@1")["files"]
-    assert sorted(files) == ["README.md", "documents.csv", "report.html", "suites.csv"]
+    texts = ["README.md", "decision.json", "decision.md"]
+    assert sorted(files) == [*texts, "documents.csv", "report.html", "suites.csv"]
     page = unescape(Path(files["report.html"]).read_text(encoding="utf-8"))
     assert first["decision"]["reason"] in page
     assert "not measured</span></td><td>" not in page.split("Time and energy")[1]

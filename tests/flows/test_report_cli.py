@@ -19,6 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     (folder / "report.html").write_text("<p>the page</p>")
     (folder / "README.md").write_text("# demo@3")
+    (folder / "decision.md").write_text("# demo@3: keep")
     return folder
 
 
@@ -34,11 +35,15 @@ def test_it_prints_the_card(folder: Path) -> None:
     assert tidemill("demo@3", "--card").stdout.strip() == "# demo@3"
 
 
+def test_it_prints_the_decision(folder: Path) -> None:
+    assert tidemill("demo@3", "--decision").stdout.strip() == "# demo@3: keep"
+
+
 def test_it_copies_what_was_asked_for(folder: Path, tmp_path: Path) -> None:
     done = tidemill("demo@3", "--output", str(tmp_path / "page.html"), "--json")
     found = json.loads(done.stdout)
     assert (found["version"], found["report"]) == ("demo@3", str(tmp_path / "page.html"))
-    assert sorted(found["files"]) == ["README.md", "report.html"]
+    assert sorted(found["files"]) == ["README.md", "decision.md", "report.html"]
     assert (tmp_path / "page.html").read_text() == "<p>the page</p>"
     tidemill("demo@3", "--card", "--output", str(tmp_path / "card.md"))
     assert (tmp_path / "card.md").read_text() == "# demo@3"

@@ -12,7 +12,7 @@ from llm_core.config import Register
 from tasks import champions
 from tasks.fetch import fetch
 from tasks.ledger import Ledger
-from tasks.register import register
+from tasks.register import TRACED, register
 from tasks.tracking import Tracker
 from tasks.workspace import HOME_VARIABLE, Workspace
 from tests.tasks.tiny_model import publish
@@ -33,7 +33,7 @@ def ws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         for seed in (1, 2):
             artifact = publish(folder / f"train{seed}", seed=seed)
             run_id = tracker.client.create_run(experiment).info.run_id
-            register(Register(line="tiny"), artifact, tracker, ledger, ws, run_id, {})
+            register(Register(line="tiny"), artifact, tracker, ledger, ws, run_id, dict.fromkeys(TRACED, "known"))
         champions.promote(ledger, "tiny", 1, "a test")
         champions.project(ledger, tracker, "tiny")
         yield ws
