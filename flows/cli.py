@@ -16,6 +16,7 @@ import typer
 from flows.batch_cli import batch
 from flows.challenge_cli import challenge
 from flows.data_cli import clean
+from flows.explain_cli import explain
 from flows.generate_cli import generate
 from flows.keys_cli import keys_app
 from flows.label_cli import label_app
@@ -210,6 +211,7 @@ def rollback(
 
 
 app.command()(challenge)
+app.command()(explain)
 app.command()(ledger)
 app.command("report")(report_command)
 

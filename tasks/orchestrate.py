@@ -228,7 +228,7 @@ def _show_decision(
         others=list(_references(run, documents, scores["num_bytes"])),
         languages=languages(documents),
     )
-    page = publish(decision, run.tracker, run.ws.home)
+    page = publish(decision, run.tracker, run.ws)
     places = f"Page: `{page}`, also in MLflow's run {version.body['run']} under `reports`"
     create_markdown_artifact(f"## {decision.name}\n\n{decided.body['reason']}\n\n{places}\n", key="decision")
 

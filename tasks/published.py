@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_core.serving.cards import CARD_TAG
 from tasks.decision import Decision
 from tasks.decision_text import decision_json, decision_markdown
+from tasks.explain_page import explain_page
+from tasks.explained import explained, load, training_index
 from tasks.model_card import model_card
 from tasks.pages import write_page
 from tasks.report_page import report_page
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
 PAGE, CARD = "report.html", "README.md"
-JSON, MARKDOWN = "decision.json", "decision.md"
+JSON, MARKDOWN, EXPLANATIONS = "decision.json", "decision.md", "explain.html"
 LONGEST_TAG = 100_000
 """Characters that MLflow takes."""
 
@@ -28,15 +32,16 @@ def report_folder(home: Path, line: str, number: int) -> Path:
     return home / "reports" / line / str(number)
 
 
-def publish(decision: Decision, tracker: Tracker, home: Path) -> Path:
+def publish(decision: Decision, tracker: Tracker, ws: Workspace) -> Path:
     """Write them and log them to the run of the version; the page's place. What is there unchanged is logged once."""
     number = int(decision.version.body["version"])
-    folder = report_folder(home, decision.version.line, number)
+    folder = report_folder(ws.home, decision.version.line, number)
     contents = {
         PAGE: report_page(decision),
         CARD: model_card(decision),
         JSON: decision_json(decision.decided),
         MARKDOWN: decision_markdown(decision.decided),
+        **_explanations(decision, ws),
         "documents.csv": documents_table(decision).to_csv(lineterminator="\n"),
         "suites.csv": suites_table(decision).to_csv(index=False, lineterminator="\n"),
     }
@@ -48,6 +53,25 @@ def publish(decision: Decision, tracker: Tracker, home: Path) -> Path:
         tracker.log_report(decision.version.body["run"], place, metrics(decision) if name == PAGE else {})
     tracker.tag_version(tracker.version(decision.version.line, number), {CARD_TAG: contents[CARD][:LONGEST_TAG]})
     return folder / PAGE
+
+
+def _explanations(decision: Decision, ws: Workspace) -> dict[str, str]:
+    """A page about the recipe's texts, for a model that goes on from one; made once for a version."""
+    cfg = decision.recipe.evaluate
+    texts = cfg.explained or cfg.prompts[:1]
+    if not texts or not decision.recipe.model.goes_on:
+        return {}
+    place = report_folder(ws.home, decision.version.line, int(decision.version.body["version"])) / EXPLANATIONS
+    if place.exists():
+        return {EXPLANATIONS: place.read_text(encoding="utf-8")}
+    model, index = load(decision.name, decision.model.path), training_index(ws, decision.model)
+    found = []
+    for text in texts:
+        try:
+            found.append(explained(model, text, index=index))
+        except ValueError as problem:  # the decision is made: a page less must not end the night
+            print(f"evaluate.explained: {text!r} is not explained: {problem}", file=sys.stderr)
+    return {EXPLANATIONS: explain_page(decision.name, found)} if found else {}
 
 
 def metrics(decision: Decision) -> dict[str, float]:

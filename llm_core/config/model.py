@@ -191,6 +191,8 @@ class Evaluate(Section):
     """Windows scored at once."""
     prompts: tuple[str, ...] = ("Fellow citizens of the Senate and House of Representatives:", "The state of our union")
     """Beginnings that the model continues as sample texts."""
+    explained: tuple[str, ...] = ()
+    """Texts whose next token is explained on a page in MLflow; without any, the first prompt."""
     sample_tokens: int = Field(default=60, ge=1)
     """Length of each sample text."""
     suites: tuple[SuiteSpec, ...] = ()

@@ -1,4 +1,4 @@
-"""The work of /v1/explain: which tokens of a request's text speak for what the model says."""
+"""The work of /v1/explain: which tokens of a request's text speak for what the model says, and where they look."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from llm_core.evals.attention import attention, rollout, strongest_heads
 from llm_core.evals.explain import Explanation, Score, continuation_score, explaining, label_score
 from llm_core.serving.answering import prompt_ids
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.reading import check_length, encode, invalid, named, plain
 from llm_core.serving.reply_schema import ReadUsage
-from llm_core.serving.task_schema import ExplainReply, ExplainRequest, TokenAttribution
+from llm_core.serving.task_schema import AttentionHead, AttentionMaps, ExplainReply, ExplainRequest, TokenAttribution
 from llm_core.serving.workers import Work
+
+MOST_ATTENDED, SHOWN_HEADS = 128, 4
 
 
 class _Question(NamedTuple):
@@ -36,12 +39,15 @@ def explain(model: LoadedModel, body: ExplainRequest) -> Work[ExplainReply]:
     found = yield from _explained(model, body, question)
     shares = found.attributions[: len(question.pieces)]
     tokens = [_told(model, question, place, share) for place, share in enumerate(shares)]
+    if body.attention:
+        yield
     return ExplainReply(
         target=question.target,
         score=found.score,
         baseline_score=found.baseline_score,
         gap=found.gap,
         tokens=tokens,
+        attention=_attention(model, question) if body.attention else None,
         usage=ReadUsage.of(len(question.ids)),
         **named(model),
     )
@@ -58,6 +64,26 @@ def _explained(model: LoadedModel, body: ExplainRequest, question: _Question) ->
         raise invalid(f"baseline 'pad': {model.name} has no padding; take 'zero' or 'mean'", "baseline")
     settings: Any = {"baseline": body.baseline, "pad_id": pad_id, "steps": body.steps}
     return (yield from explaining(network, question.ids, question.score, kept=kept, **settings))
+
+
+def _attention(model: LoadedModel, question: _Question) -> AttentionMaps:
+    network: Any = model.network
+    ids = question.ids[: len(question.pieces)]
+    if len(ids) > MOST_ATTENDED:
+        raise invalid(f"attention: {len(ids)} tokens; at most {MOST_ATTENDED} are drawn", "attention")
+    try:
+        own = attention(network, ids).own
+    except ValueError as problem:
+        raise invalid(f"attention: {problem}", "attention") from None
+    heads = [
+        AttentionHead(layer=layer, head=head, weights=_rounded(own[layer, head]))
+        for layer, head in strongest_heads(own, SHOWN_HEADS)
+    ]
+    return AttentionMaps(layers=_rounded(own.mean(dim=1)), rollout=_rounded(rollout(own)), heads=heads)
+
+
+def _rounded(weights: torch.Tensor) -> Any:
+    return weights.double().round(decimals=4).tolist()
 
 
 def _label_question(model: LoadedModel, body: ExplainRequest) -> _Question:

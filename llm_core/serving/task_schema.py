@@ -159,6 +159,8 @@ class ExplainRequest(Body):
     """Points on the way from the baseline to the text; more are more exact."""
     baseline: Literal["pad", "zero", "mean"] = "pad"
     """What stands for "no token": padding's vector, zeros, or the mean of all tokens' vectors."""
+    attention: bool = False
+    """Also say where each token of the text looks; for texts of at most 128 tokens."""
 
 
 class TaskReply(Part):
@@ -240,6 +242,25 @@ class TokenAttribution(Part):
     """In nats of the target's log-probability; negative where it spoke against it."""
 
 
+class AttentionHead(Part):
+    """One head of a layer."""
+
+    layer: int
+    head: int
+    weights: list[list[float]]
+
+
+class AttentionMaps(Part):
+    """Where tokens look: a row for each token of `tokens`, which sums to 1, a column for each that it looks at."""
+
+    layers: list[list[list[float]]]
+    """Of each layer the mean of its heads."""
+    rollout: list[list[float]]
+    """Through all layers (Abnar and Zuidema, 2020)."""
+    heads: list[AttentionHead]
+    """The few that look most sharply at something else than themselves or the first token."""
+
+
 class ExplainReply(TaskReply):
     """How much each token spoke for the target (integrated gradients, Sundararajan et al., 2017)."""
 
@@ -252,4 +273,5 @@ class ExplainReply(TaskReply):
     gap: float
     """Sum of the attributions less the difference of the scores: far from 0, take more steps."""
     tokens: list[TokenAttribution]
+    attention: AttentionMaps | None = None
     usage: ReadUsage

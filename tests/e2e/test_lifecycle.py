@@ -131,7 +131,9 @@ def test_prefect_shows_each_stage_with_an_artifact_and_its_progress(ws: Workspac
 def test_the_decision_has_a_page_and_a_card_in_the_home_and_in_mlflow(ws: Workspace, first: dict[str, Any]) -> None:
     files = cli_json(ws, "report", "tiny@1")["files"]
     texts = ["README.md", "decision.json", "decision.md"]
-    assert sorted(files) == [*texts, "documents.csv", "report.html", "suites.csv"]
+    assert sorted(files) == [*texts, "documents.csv", "explain.html", "report.html", "suites.csv"]
+    drawn = Path(files["explain.html"]).read_text(encoding="utf-8")
+    assert drawn.count("<svg") >= 3 and "in its training documents" in drawn
     page = unescape(Path(files["report.html"]).read_text(encoding="utf-8"))
     assert first["decision"]["reason"] in page
     assert "not measured</span></td><td>" not in page.split("Time and energy")[1]
@@ -255,7 +257,7 @@ print(json.dumps({
         "data/tokens",
         "system/cpu_utilization_percentage",
     } <= set(found["metrics"])
-    assert found["reports"] == ["reports/data.html"]
+    assert {"reports/data.html", "reports/report.html", "reports/decision.json"} <= set(found["reports"])
     assert set(found["datasets"]) == {"collect", "clean", "tokenize"}
     assert found["datasets"]["tokenize"] == found["tags"]["dvc.out.tokenize"][:36]
 

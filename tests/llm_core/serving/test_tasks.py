@@ -12,7 +12,9 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from llm_core.evals.attention import attention
 from llm_core.pipeline import pipeline
+from llm_core.serving import explaining
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.reply_schema import RewriteReply
 from llm_core.serving.settings import DEFAULT_SETTINGS
@@ -126,6 +128,26 @@ def test_a_label_is_explained_token_by_token(serving: Serve, loaded: Loaded) -> 
         assert abs(body["gap"]) < max(0.05 * abs(difference), 0.01)
     best = ask(client, "classify", CLASSIFIER, input=TEXTS[0]).json()["data"][0]["labels"][0]
     assert body["target"] == best["label"]
+
+
+def test_where_tokens_look_is_told_on_request(serving: Serve, loaded: Loaded) -> None:
+    for name in ("ours", CLASSIFIER):
+        client, text = serving(name), "the cat sat"
+        assert ask(client, "explain", name, input=text, steps=2).json()["attention"] is None
+        body = fits(ask(client, "explain", name, input=text, steps=2, attention=True), ExplainReply)
+        model = loaded(name)
+        ids = model.codec.encode(text).ids if name == CLASSIFIER else model.encode_prompt(text)
+        expected = attention(model.network, ids).own  # type: ignore[arg-type]
+        found = body["attention"]
+        assert torch.tensor(found["layers"]) == pytest.approx(expected.mean(dim=1), abs=1e-4)
+        assert torch.tensor(found["rollout"]).sum(-1) == pytest.approx(torch.ones(len(body["tokens"])), abs=1e-2)
+        assert len(found["heads"]) == min(4, expected.shape[0] * expected.shape[1])
+
+
+def test_attention_of_many_tokens_is_refused(serving: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explaining, "MOST_ATTENDED", 3)
+    refused = ask(serving("ours"), "explain", "ours", input="the cat sat on a mat", steps=2, attention=True)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "attention"
 
 
 def test_a_pair_is_explained_text_by_text(serving: Serve) -> None:
