@@ -34,7 +34,7 @@ from tasks import anchor, canary, challenges, champions
 from tasks.accounts import REPORTED, report_place, reported
 from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
-from tasks.decision import Decision, champion_of, costs, decision_of, languages, paired, told
+from tasks.decision import Decision, base_model, champion_of, costs, decision_of, languages, paired, told
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
 from tasks.ledger import MOVES, Entry, Ledger
@@ -226,6 +226,7 @@ def _show_decision(
         recipe=run.recipe,
         facts=run.tracker.version(version.line, version.body["version"]).tags,
         others=list(_references(run, documents, scores["num_bytes"])),
+        base_model=base_model(run.ws.starts / run.recipe.train.start_sha256),
         languages=languages(documents),
     )
     page = publish(decision, run.tracker, run.ws.home)
