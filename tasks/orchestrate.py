@@ -42,7 +42,7 @@ from tasks.lineage import Code, Records, environment, intent, lock_md5, run_fact
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.published import publish
-from tasks.references import Reference, references
+from tasks.references import Reference, reference, references
 from tasks.register import register as register_stage
 from tasks.scores import (
     TOLD,
@@ -239,7 +239,9 @@ def _references(run: Run, documents: Artifact, sizes: pd.Series[int]) -> Iterato
     train = run.recipe.train
     untuned = (train.start_name,) if train.start in ("champion", "version") else ()
     names = dict.fromkeys((*run.recipe.gate.references, *untuned))
-    return references(list(names), run.ledger, partial(_folder, run), score, sizes)
+    yield from references(list(names), run.ledger, partial(_folder, run), score, sizes)
+    if train.start == "folder":
+        yield reference(train.start_name, run.ws.starts / train.start_sha256, score, sizes)
 
 
 def _folder(run: Run, entry: Entry) -> Path:

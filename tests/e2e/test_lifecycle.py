@@ -134,6 +134,7 @@ def test_the_decision_has_a_page_and_a_card_in_the_home_and_in_mlflow(ws: Worksp
     assert sorted(files) == [*texts, "documents.csv", "report.html", "suites.csv"]
     page = unescape(Path(files["report.html"]).read_text(encoding="utf-8"))
     assert first["decision"]["reason"] in page
+    assert "run the recipe whose line is lstm" in page
     assert "not measured</span></td><td>" not in page.split("Time and energy")[1]
     version, card = Tracker(ws).version("tiny", 1), Path(files["README.md"]).read_text(encoding="utf-8")
     assert version.tags[CARD_TAG] == card and card.startswith("---\n")
