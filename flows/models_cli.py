@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
 
 import typer
 
-from flows.options import Json, model_folder
+from flows.options import Json, model_folder, workspace
 
 # Written out, since the models' own list would import torch; a test keeps the two alike.
 TaskName = Literal[
@@ -59,13 +60,24 @@ def export_model(
     ] = "f32",
     as_json: Json = False,
 ) -> None:
-    """Export a model as a folder in the form of transformers, which other engines read too, or as a GGUF file."""
+    """Export a model as a folder in the form of transformers, with its model card, or as a GGUF file."""
     from flows import report
     from llm_core.models.transfer import export_gguf, export_model
 
     if (output is None) == (gguf is None):
         raise typer.BadParameter("give either --output DIR or --gguf FILE")
     if output is not None:
-        report.print_facts({"output": str(output), **export_model(model_folder(model), output)}, as_json)
+        facts = export_model(model_folder(model), output)
+        _add_card(model, output)
+        report.print_facts({"output": str(output), **facts}, as_json)
     elif gguf is not None:
         report.print_facts({"output": str(gguf), **export_gguf(model_folder(model), gguf, type_)}, as_json)
+
+
+def _add_card(model: str, output: Path) -> None:
+    """What the gate's decision says of a registered version; a folder has no decision."""
+    from tasks.published import CARD, card_of
+
+    card = None if Path(model).is_dir() else card_of(workspace().home, model)
+    if card is not None:
+        shutil.copyfile(card, output / CARD)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_core.artifact import Artifact
+from llm_core.artifact import MANIFEST, Artifact
 from llm_core.config import Recipe
 from llm_core.text.profile import read_profiles, total
 from tasks.ledger import Entry, Ledger
@@ -23,6 +24,7 @@ WATTS_PER_CORE = 10.0
 """Of a busy core of a server, its share of the machine's memory and power supply included: assumed, not measured."""
 GRAMS_PER_WH = 0.48
 """CO2 of the electricity, about the world's mean of 2023: assumed; the grid's own may be a tenth or twice as much."""
+OUTCOMES = {"promote": "Promoted", "keep": "Champion kept", "needs_person": "A person has to decide"}
 BASELINES = {
     "xz primed with the training text": "xz_primed_bits_per_byte",
     "xz alone": "xz_bits_per_byte",
@@ -92,6 +94,8 @@ class Decision:
     """Of the run that registered the version: commit, flow run, licence."""
     others: Sequence[Reference]
     """Models that the recipe names as references."""
+    base_model: str | None
+    """The hub's name of what the training began with, where it was imported from there."""
     languages: Sequence[str]
     """Of the training documents, as ISO 639-1 codes, commonest first; empty where nothing asked for them."""
 
@@ -106,6 +110,12 @@ class Decision:
         found: Mapping[str, Any] = self.decided.body["evidence"]
         return found
 
+    @property
+    def started_from(self) -> str | None:
+        """LINE@VERSION or the folder whose weights the training began with; None where it began with none."""
+        found: str | None = self.model.stats.get("started_from")
+        return found
+
     def references(self) -> list[Reference]:
         """What any model must beat, the champion, the recipe's references; best first, then what has no score."""
         metrics = self.told["metrics"]
@@ -116,7 +126,14 @@ class Decision:
             )
         known = {each.name for each in found}
         found += [each for each in self.others if each.name not in known]
-        return sorted(found, key=lambda each: math.inf if each.bits_per_byte is None else each.bits_per_byte)
+        told = [self._with_start(each) for each in found]
+        return sorted(told, key=lambda each: math.inf if each.bits_per_byte is None else each.bits_per_byte)
+
+    def _with_start(self, row: Reference) -> Reference:
+        """What the training began with is said to be so."""
+        if row.name != self.started_from:
+            return row
+        return replace(row, note=", ".join(filter(None, (row.note, "where the training began"))))
 
     def numbers(self) -> Iterator[Number]:
         """Every suite's numbers beside the champion's."""
@@ -175,6 +192,14 @@ def costs(records: Records, model: Artifact, report: Artifact) -> list[Cost]:
         [each for each in records.of(digests[stage]) if each["state"] == "made"] for stage in order if stage in digests
     ]
     return [Cost(each[-1]["stage"], each[-1]["seconds"], each[-1].get("cpu_seconds")) for each in made if each]
+
+
+def base_model(start: Path) -> str | None:
+    """The hub's name of the imported model in this folder; an import from elsewhere has no commit."""
+    if not (start / MANIFEST).is_file() or (artifact := Artifact.peek(start, "model")).stage != "import":
+        return None
+    name: str = artifact.recipe["source"]
+    return name if artifact.recipe["revision"] else None
 
 
 def languages(documents: Artifact) -> list[str]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import yaml
 
-from tasks.decision import GRAMS_PER_WH, WATTS_PER_CORE, Decision, training_flops
+from tasks.decision import GRAMS_PER_WH, OUTCOMES, WATTS_PER_CORE, Decision, training_flops
 from tasks.decision_text import plain
 from tasks.references import Reference
 
 # The hub's names of licences that a recipe may state word by word; any other text is a licence of its own name.
 LICENSES = ("mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "odc-by", "gpl-3.0")
 PIPELINES = {"bert": "fill-mask", "t5": "text2text-generation", "transformer": "text2text-generation"}
+IN_TRANSFORMERS = ("llama", "gpt2", "bert", "t5")
+"""Families that transformers has classes for."""
 SAFETY = {
     "bias": "stereotypes",
     "toxicity": "toxic words",
@@ -41,13 +43,18 @@ def model_card(decision: Decision) -> str:
 
 
 def front_matter(decision: Decision) -> dict[str, Any]:
-    """What the hub reads; keys without a fact are left out."""
+    """What the hub reads; keys without a fact are left out.
+
+    As base_model the hub takes names of its own models only; any other start is told in the text.
+    """
     recipe = decision.recipe
     datasets = [each.removeprefix("hf://") for each in recipe.collect.sources if each.startswith("hf://")]
     facts = {
         **_license(recipe.collect.license),
         "language": list(decision.languages),
         "datasets": datasets,
+        "base_model": decision.base_model,
+        "library_name": "transformers" if recipe.model.family in IN_TRANSFORMERS else None,
         "pipeline_tag": PIPELINES.get(recipe.model.family, "text-generation"),
         "tags": ["tidemill", recipe.model.family],
         "metrics": ["bits_per_byte"],
@@ -98,7 +105,7 @@ def _body(decision: Decision) -> Iterator[str]:
 def _summary(decision: Decision) -> Iterator[str]:
     stats, body, recipe = decision.model.stats, decision.decided.body, decision.recipe
     yield f"A {recipe.model.family} model of {stats['parameters']:,} parameters, made by Tidemill from the recipe"
-    yield f"`{recipe.name}`. The gate said **{body['outcome'].replace('_', ' ')}**: {plain(body['reason'])}."
+    yield f"`{recipe.name}`. **{OUTCOMES[body['outcome']]}**: {plain(body['reason'])}."
 
 
 def _use(decision: Decision) -> Iterator[str]:
@@ -108,10 +115,11 @@ def _use(decision: Decision) -> Iterator[str]:
 
 def _how(decision: Decision) -> Iterator[str]:
     name, line, prompt = decision.name, decision.version.line, decision.recipe.deploy.prompt
+    reader = "transformers" if decision.recipe.model.family in IN_TRANSFORMERS else "Tidemill"
+    yield from ("```sh", f"tidemill export {name} --output DIR   # a folder that {reader} reads, with this card")
     if not decision.recipe.model.writes_text:
-        yield from ("```sh", f"tidemill export {name} --output DIR   # a folder that transformers reads", "```")
+        yield "```"
         return
-    yield from ("```sh", f"tidemill export {name} --output DIR   # a folder that transformers reads")
     yield from (f"tidemill serve --line {line}   # the line's champion, at http://127.0.0.1:8000", "```", "")
     yield from ("The server speaks OpenAI's API:", "", "```python", "from openai import OpenAI", "")
     yield 'client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")'
@@ -131,12 +139,15 @@ def _data(decision: Decision) -> Iterator[str]:
     digests = {**decision.report.parents, **decision.model.parents, "train": decision.model.digest}
     rows = [(stage, f"`{digests[stage]}`") for stage in ("clean", "tokenizer", "tokenize", "train") if stage in digests]
     yield from _table(("artifact", "digest (sha256)"), rows)
+    if decision.started_from:
+        yield from ("", f"And, through the weights that it began with, the data of {plain(decision.started_from)}.")
 
 
 def _training(decision: Decision) -> Iterator[str]:
     train, stats = decision.recipe.train, decision.model.stats
     flops, loss = training_flops(decision.recipe, stats["tokens_seen"]), stats.get("validation_loss")
     facts = {
+        "weights began as": plain(decision.started_from or "random numbers"),
         "steps": f"{stats['steps']:,}",
         "tokens": f"{stats['tokens_seen']:,}",
         "tokens of a batch": f"{train.batch_tokens:,}",

@@ -34,7 +34,7 @@ from tasks import anchor, canary, challenges, champions
 from tasks.accounts import REPORTED, report_place, reported
 from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
-from tasks.decision import Decision, champion_of, costs, decision_of, languages, paired, told
+from tasks.decision import Decision, base_model, champion_of, costs, decision_of, languages, paired, told
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
 from tasks.ledger import MOVES, Entry, Ledger
@@ -42,7 +42,7 @@ from tasks.lineage import Code, Records, environment, intent, lock_md5, run_fact
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
 from tasks.published import publish
-from tasks.references import Reference, references
+from tasks.references import Reference, reference, references
 from tasks.register import register as register_stage
 from tasks.scores import (
     TOLD,
@@ -226,6 +226,7 @@ def _show_decision(
         recipe=run.recipe,
         facts=run.tracker.version(version.line, version.body["version"]).tags,
         others=list(_references(run, documents, scores["num_bytes"])),
+        base_model=base_model(run.ws.starts / run.recipe.train.start_sha256),
         languages=languages(documents),
     )
     page = publish(decision, run.tracker, run.ws)
@@ -238,7 +239,9 @@ def _references(run: Run, documents: Artifact, sizes: pd.Series[int]) -> Iterato
     train = run.recipe.train
     untuned = (train.start_name,) if train.start in ("champion", "version") else ()
     names = dict.fromkeys((*run.recipe.gate.references, *untuned))
-    return references(list(names), run.ledger, partial(_folder, run), score, sizes)
+    yield from references(list(names), run.ledger, partial(_folder, run), score, sizes)
+    if train.start == "folder":
+        yield reference(train.start_name, run.ws.starts / train.start_sha256, score, sizes)
 
 
 def _folder(run: Run, entry: Entry) -> Path:

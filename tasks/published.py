@@ -32,6 +32,13 @@ def report_folder(home: Path, line: str, number: int) -> Path:
     return home / "reports" / line / str(number)
 
 
+def card_of(home: Path, version: str) -> Path | None:
+    """The model card of LINE@VERSION, where the gate has decided about one of this name."""
+    line, _, number = version.rpartition("@")
+    place = report_folder(home, line, int(number)) / CARD if line and number.isdigit() else None
+    return place if place and place.is_file() else None
+
+
 def publish(decision: Decision, tracker: Tracker, ws: Workspace) -> Path:
     """Write them and log them to the run of the version; the page's place. What is there unchanged is logged once."""
     number = int(decision.version.body["version"])

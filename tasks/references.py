@@ -40,12 +40,19 @@ def references(
         try:
             version = _version(ledger, name)
             folder = folder_of(version)
-            bits, parameters = score(folder), Artifact.peek(folder, "model").stats["parameters"]
         except (LedgerError, ArtifactError, OSError, ValueError) as problem:
-            yield Reference(name, None, str(problem))
+            yield Reference(name, None, str(problem).removeprefix(f"{name}: "))
         else:
-            total = float(bits.reindex(sizes.index).sum() / sizes.sum())
-            yield Reference(f"{version.line}@{version.body['version']}", total, f"{parameters:,} parameters")
+            yield reference(f"{version.line}@{version.body['version']}", folder, score, sizes)
+
+
+def reference(name: str, folder: Path, score: Callable[[Path], pd.Series[float]], sizes: pd.Series[int]) -> Reference:
+    """The row of the model in this folder."""
+    try:
+        bits, parameters = score(folder), Artifact.peek(folder, "model").stats["parameters"]
+    except (ArtifactError, OSError, ValueError) as problem:
+        return Reference(name, None, str(problem))
+    return Reference(name, float(bits.reindex(sizes.index).sum() / sizes.sum()), f"{parameters:,} parameters")
 
 
 def _version(ledger: Ledger, name: str) -> Entry:

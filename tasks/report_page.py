@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.data_plots import shown_count
-from tasks.decision import GRAMS_PER_WH, WATTS_PER_CORE, Decision, training_flops
+from tasks.decision import GRAMS_PER_WH, OUTCOMES, WATTS_PER_CORE, Decision, training_flops
 from tasks.pages import render
 from tasks.report_plots import plots
 
 TEMPLATE = "report_page.html"
 LONGEST_SAMPLE = 1500
-OUTCOMES = {"promote": "Promoted", "keep": "Champion kept", "needs_person": "A person has to decide"}
 STATES = {
     "held": "held",
     "not_shown": "not shown to hold",
@@ -44,7 +43,7 @@ def report_page(decision: Decision) -> str:
         effort=_effort(decision),
         watts=WATTS_PER_CORE,
         grams=GRAMS_PER_WH,
-        inputs=sorted(evidence["inputs"].items()),
+        inputs=[(name.replace("_", " "), hash_) for name, hash_ in sorted(evidence["inputs"].items())],
         sources=_sources(decision),
     )
 
@@ -143,4 +142,5 @@ def _sources(decision: Decision) -> list[tuple[str, str]]:
     named |= {"config.sha256": "recipe, sha256", "data.license": "licence of the data", "dvc.lock.md5": "dvc.lock, md5"}
     found = [(says, decision.facts[name]) for name, says in named.items() if name in decision.facts]
     run, entry = str(decision.version.body["run"]), f"{decision.decided.sequence}, {decision.decided.hash}"
-    return [("recipe", decision.recipe.name), ("MLflow run", run), *found, ("ledger entry", entry)]
+    start = [("weights began as", decision.started_from)] if decision.started_from else []
+    return [("recipe", decision.recipe.name), *start, ("MLflow run", run), *found, ("ledger entry", entry)]

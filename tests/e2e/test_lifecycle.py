@@ -136,9 +136,12 @@ def test_the_decision_has_a_page_and_a_card_in_the_home_and_in_mlflow(ws: Worksp
     assert drawn.count("<svg") >= 3 and "in its training documents" in drawn
     page = unescape(Path(files["report.html"]).read_text(encoding="utf-8"))
     assert first["decision"]["reason"] in page
+    assert "run the recipe whose line is lstm" in page
     assert "not measured</span></td><td>" not in page.split("Time and energy")[1]
     version, card = Tracker(ws).version("tiny", 1), Path(files["README.md"]).read_text(encoding="utf-8")
     assert version.tags[CARD_TAG] == card and card.startswith("---\n")
+    cli_json(ws, "export", "tiny@1", "--output", "exported")
+    assert (ws.root / "exported" / "README.md").read_text(encoding="utf-8") == card
     logged = Tracker(ws).client.list_artifacts(version.run_id, "reports")
     assert {f"reports/{name}" for name in files} <= {entry.path for entry in logged}
     numbers = Tracker(ws).client.get_run(version.run_id).data.metrics

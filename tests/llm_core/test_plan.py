@@ -229,6 +229,15 @@ def test_a_machines_rate_is_measured_in_about_the_time_it_is_given() -> None:
     assert precision_on(ACCELERATORS["h100"], "float32") == torch.float32
 
 
+def test_the_demos_references_have_as_many_parameters_as_the_demo() -> None:
+    demo = load_recipe("demo", CONFIGS)
+    mine, *others = (
+        sum(tensor.numel() for tensor in on_meta(load_recipe(name, CONFIGS)).parameters())
+        for name in ("demo", *demo.gate.references)
+    )
+    assert others and all(abs(other / mine - 1) < 0.02 for other in others)
+
+
 @pytest.mark.parametrize("size", LADDER)
 def test_a_rung_of_the_ladder_has_the_parameters_of_its_name(size: str) -> None:
     recipe = load_recipe(f"ladder/{size}", CONFIGS)

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from llm_core.config import Collect
+from llm_core.config import Collect, Model
 from tasks.decision import Cost, Decision
 from tasks.ledger import Ledger
 from tasks.model_card import front_matter, model_card
-from tests.tasks.test_report_page import decide, make_report
+from tests.tasks.test_report_page import decide, make_model, make_report
 
 
 @pytest.fixture
@@ -54,6 +54,24 @@ def test_the_licence_is_the_one_of_the_sources(decision: Decision, stated: str, 
 def test_only_datasets_of_the_hub_are_named_as_such(decision: Decision) -> None:
     assert "datasets" not in front_matter(of(decision, sources=("texts",)))
     assert front_matter(of(decision, sources=("texts", "hf://some/data")))["datasets"] == ["some/data"]
+
+
+def test_what_the_training_began_with_is_told_and_a_model_of_the_hub_is_its_base(
+    tmp_path: Path, decision: Decision
+) -> None:
+    started = make_model(tmp_path / "tuned", started_from="demo@1")
+    card = model_card(replace(decision, model=started, base_model="owner/tiny"))
+    assert "| weights began as | demo@1 |" in card
+    assert "through the weights that it began with, the data of demo@1" in card
+    assert ModelCard(card).data.to_dict()["base_model"] == "owner/tiny"
+    plain = model_card(decision)
+    assert "| weights began as | random numbers |" in plain and "base_model" not in plain
+
+
+def test_transformers_is_named_only_where_it_has_the_class(decision: Decision) -> None:
+    lstm = replace(decision, recipe=decision.recipe.model_copy(update={"model": Model(family="lstm")}))
+    assert front_matter(decision)["library_name"] == "transformers" and "transformers reads" in model_card(decision)
+    assert "library_name" not in front_matter(lstm) and "transformers reads" not in model_card(lstm)
 
 
 def test_what_was_not_measured_is_said_to_be_so(decision: Decision) -> None:

@@ -10,7 +10,7 @@ import pytest
 from llm_core.artifact import Draft
 from llm_core.config import Gate
 from tasks.ledger import Entry, Ledger
-from tasks.references import Reference, references
+from tasks.references import Reference, reference, references
 
 SIZES = pd.Series({"a": 100, "b": 300})
 
@@ -59,6 +59,12 @@ def test_what_is_not_there_stops_nothing(ledger: Ledger, folder: Path, name: str
 def test_what_cannot_be_scored_stops_nothing(ledger: Ledger, tmp_path: Path) -> None:
     (row,) = rows(ledger, tmp_path / "gone", "lstm")
     assert row.bits_per_byte is None and "gone" in row.note
+
+
+def test_a_folder_is_a_row_too(folder: Path) -> None:
+    assert reference("models/x", folder, lambda _: pd.Series({"a": 40.0, "b": 40.0}), SIZES) == Reference(
+        "models/x", 0.2, "1,234 parameters"
+    )
 
 
 def test_references_change_no_decision() -> None:

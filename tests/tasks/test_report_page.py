@@ -13,7 +13,7 @@ import pytest
 
 from llm_core.artifact import Artifact, Draft
 from llm_core.config import Gate, Model, Recipe
-from tasks.decision import Cost, Decision, champion_of, costs, decision_of, paired, told
+from tasks.decision import Cost, Decision, base_model, champion_of, costs, decision_of, paired, told
 from tasks.gate import gate
 from tasks.ledger import Entry, Ledger
 from tasks.lineage import Records
@@ -62,10 +62,10 @@ def make_report(folder: Path, bits: float, extracted: float) -> Artifact:
         return out.publish({"heldout_digest": "h"})
 
 
-def make_model(folder: Path) -> Artifact:
+def make_model(folder: Path, **stats: Any) -> Artifact:
     with Draft(folder, "model", "train") as out:
         (out.path / "loss.csv").write_text(CURVE)
-        return out.publish({"parameters": 29_792, "tokens_seen": 25_600, "steps": 50})
+        return out.publish({"parameters": 29_792, "tokens_seen": 25_600, "steps": 50, **stats})
 
 
 def bits_of(report: Artifact) -> pd.Series[float]:
@@ -93,6 +93,7 @@ def decide(tmp_path: Path, ledger: Ledger, number: int, report: Artifact, before
         recipe=Recipe(model=SHAPE),
         facts={"git.commit": "c0ffee", "data.license": "free"},
         others=[Reference("lstm@4", 1.55, "5,000 parameters"), Reference("big", None, "has no champion yet")],
+        base_model=None,
         languages=["en"],
     )
 
@@ -132,6 +133,21 @@ def test_references_stand_beside_the_model_best_first(second: Decision) -> None:
         "token unigram",
     ]
     assert Page(report_page(second)).row("bighas no champion yet")[1] == "not measured"
+
+
+def test_what_the_training_began_with_is_said_where_it_stands(tmp_path: Path, second: Decision) -> None:
+    page = Page(report_page(replace(second, model=make_model(tmp_path / "tuned", started_from="demo@1"))))
+    assert page.row("weights began as")[1] == "demo@1"
+    assert page.row("demo@1champion at that time, where the training began")
+    assert "training began" not in Page(report_page(second)).text
+
+
+def test_only_an_import_from_the_hub_is_a_base_model(tmp_path: Path) -> None:
+    for name, stage, revision in (("hub", "import", "a" * 40), ("folder", "import", None), ("own", "train", None)):
+        with Draft(tmp_path / name, "model", stage, recipe={"source": "owner/tiny", "revision": revision}) as out:
+            out.publish({})
+    found = [base_model(tmp_path / name) for name in ("hub", "folder", "own", "gone", "")]
+    assert found == ["owner/tiny", None, None, None, None]
 
 
 def test_a_first_version_has_no_champion_beside_it(first: Decision) -> None:
