@@ -6,7 +6,7 @@ What is registered can be traced, and was read back from where it is kept: the s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -53,7 +53,7 @@ def register(
         if version is None:
             tags = {**facts, "tidemill.key": model.key, "tidemill.artifact": model.digest, **_golden(model)}
             version = tracker.create_version(cfg.line, run_id, model.path, tags)
-        _verify(tracker, version, model)
+        taken = _verified(tracker, version, model)
         body = {
             "version": version.number,
             "artifact": model.digest,
@@ -61,28 +61,32 @@ def register(
             "model_key": model.key,
             "model_bytes": sum(file["bytes"] for file in model.files.values()),
             "tokenizer": keep_tokenizer(ws, model.path),
+            **taken,
         }
         entry = ledger.append("registered", cfg.line, key(cfg, model), body)
         tracker.tag_version(version, {"tidemill.ledger": entry.hash})
         return entry
 
 
-def _verify(tracker: Tracker, version: Version, model: Artifact) -> None:
-    """Read MLflow's copy as a server will: every file's sha256, and the numbers that the model itself computes."""
-    from llm_core.models import load_pretrained
-    from llm_core.pipeline.codec import Codec
-    from llm_core.serving.golden import TAG, Golden, GoldenMismatch
+def _verified(tracker: Tracker, version: Version, model: Artifact) -> dict[str, Any]:
+    """Read MLflow's copy as a server does: every file's sha256, and the numbers that the model itself computes.
 
-    folder = tracker.model_folder(version)
+    What it takes to serve it: the gate may have limits.
+    """
+    from llm_core.serving.golden import GoldenMismatch
+    from llm_core.serving.loaded import LoadedModel
+    from llm_core.serving.measuring import measure
+    from llm_core.serving.registry import RegisteredVersion
+
+    as_served = RegisteredVersion(version.line, str(version.number), model.digest, model.key, version.tags)
     try:
-        stored = Artifact.open(folder, "model")
-        Golden.from_tag(version.tags.get(TAG, "")).check(load_pretrained(folder), Codec(folder))
+        loaded = LoadedModel.load(as_served, tracker.model_folder(version))
     except (ArtifactError, GoldenMismatch) as problem:
         raise RegistrationError(f"{version.name}: {problem}; {_AGAIN}") from None
-    if stored.digest != model.digest:
-        raise RegistrationError(
-            f"{version.name}: {folder} holds {stored.digest[:12]}, not {model.digest[:12]}; {_AGAIN}"
-        )
+    try:
+        return measure(loaded)
+    finally:
+        loaded.runner.close()
 
 
 _AGAIN = "delete this version in MLflow, which is not in service, and run again"

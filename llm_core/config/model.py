@@ -257,9 +257,9 @@ class Gate(Section):
     max_bytes: int = Field(default=0, ge=0)
     """Largest size of a champion's files; 0 is no limit."""
     max_milliseconds: float = Field(default=0.0, ge=0)
-    """Longest that a champion may take for a token, where the report says; 0 is no limit."""
+    """Longest that a champion may take for a token (95th percentile, on the machine that registers); 0 is no limit."""
     max_memory_bytes: int = Field(default=0, ge=0)
-    """Most memory that a champion may take, where the report says; 0 is no limit."""
+    """Most memory that a champion may take to serve; 0 is no limit."""
 
     def rule(self) -> dict[str, Any]:
         """What a decision depends on."""

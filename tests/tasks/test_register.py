@@ -76,6 +76,7 @@ def test_a_damaged_copy_is_no_version_until_it_is_whole(ws: Workspace, ledger: L
     store.damaged = False
     entry = add(ws, ledger, store, model)
     assert (entry.kind, entry.body["version"]) == ("registered", 1)  # adopted: there is no second version
+    assert entry.body["memory_bytes"] > 4 * 10_000 and 0 < entry.body["milliseconds_per_token"] < 1000
     assert store.version("tiny", 1).tags["tidemill.ledger"] == entry.hash
 
 
