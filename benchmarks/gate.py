@@ -4,7 +4,8 @@
 
 A night in which nothing changed is drawn from a real pair of models that differ in their seed alone
 (`benchmarks/gate_pair.py`): each held-out document's difference gets a random sign, since which of two equal trainings
-is the challenger says nothing. The last two rows draw documents with their differences anew instead, as they are and
+is the challenger says nothing. Models that were really trained again with other seeds (`benchmarks/gate_reseeded.py`)
+are compared each with each. The last two rows draw documents with their differences anew instead, as they are and
 mirrored: means that are equal, of differences that are skewed, which no test at such levels can promise much about.
 
 All nights of a year are screened at once by their scores in standard errors; those that come near their level are
@@ -18,6 +19,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from llm_core.evals.stats.power import detectable_gain  # noqa: E402
 from llm_core.evals.stats.spending import budget  # noqa: E402
 
 SEED = 1
+RESEEDED = Path(__file__).resolve().parent / "results" / "gate-reseeded.json"
 NEAR = 0.9
 """Nights of documents drawn anew are near their level down to so many standard errors below a normal score's; the most
 that was seen in 40 draws of 400,000 patterns of signs was 0.81."""
@@ -54,15 +57,18 @@ def main() -> None:
         night = Night(Pair.read(), Path(folder))
         flipped, every_night = false_promotions(night, years, SIGNS)
         powers = list(planted_gains(night, nights))
+        guards = planted_losses(night, nights)
+        p_values, promoted = reseeded_pairs(Path(folder))
         rows = [
             _years_row("A/A promotions under alpha", flipped, every_night),
             *(_power_row(*found, nights) for found in powers),
-            _guard_row(night, nights),
+            _guard_row(*guards, nights),
+            _reseeded_row(p_values, promoted),
             _years_row("equal means, skewed to losses", *false_promotions(night, skewed_years, DRAWN)),
             _years_row("equal means, skewed to gains", *false_promotions(night, skewed_years, MIRRORED)),
         ]
     if not options.quick:
-        draw(flipped, every_night, powers)
+        draw(flipped, every_night, powers, guards, p_values)
     text = json.dumps(rows, indent=1)
     print(text)
     if options.json:
@@ -107,8 +113,8 @@ def planted_gains(night: Night, nights: int) -> Iterator[tuple[float, float, flo
         yield 2 * least, float(np.mean(found)), float(np.mean(printed))
 
 
-def _guard_row(night: Night, nights: int) -> Row:
-    """A source loses, the rest gains more: the gate with and without its guard."""
+def planted_losses(night: Night, nights: int) -> tuple[float, float]:
+    """A source loses, the rest gains more: how often the gate keeps that out, with and without its guard."""
     rng, first = np.random.default_rng(SEED + 2), budget(Gate().alpha, Gate().horizon_nights, 0)
     kept: dict[str, list[bool]] = {"guarded": [], "unguarded": []}
     for _ in range(nights):
@@ -117,9 +123,37 @@ def _guard_row(night: Night, nights: int) -> Row:
         both, sources = np.tile(documents[0], 2), ["gains"] * len(documents[0]) + ["forgotten"] * len(documents[0])
         for name, cfg in (("guarded", Gate()), ("unguarded", Gate(guards=()))):
             kept[name].append(night.outcome(cfg, first, losses, both, sources) == "keep")
-    guarded, unguarded = (float(np.mean(kept[name])) for name in ("guarded", "unguarded"))
+    return float(np.mean(kept["guarded"])), float(np.mean(kept["unguarded"]))
+
+
+def reseeded_pairs(folder: Path, place: Path = RESEEDED) -> tuple[Floats, int]:
+    """The p value of each ordered pair of real trainings that differ in their seed alone, and how many are promoted.
+
+    Each is decided as a line's first look, which may spend the most.
+    """
+    kept = json.loads(place.read_text(encoding="utf-8"))
+    sizes, models = np.array(kept["num_bytes"], dtype=float), [np.array(bits) for bits in kept["bits"].values()]
+    cfg, documents = Gate(), np.arange(len(sizes))
+    first = budget(cfg.alpha, cfg.horizon_nights, 0)
+    p_values, promoted = [], 0
+    for challenger, champion in permutations(models, 2):
+        night = Night(Pair(sizes, champion, challenger - champion), folder)
+        evidence = night.evidence(cfg, first, night.pair.losses, documents)
+        p_values.append(evidence.p_value)
+        promoted += night.decided(cfg, evidence) == "promote"
+    return np.array(p_values), promoted
+
+
+def _guard_row(guarded: float, unguarded: float, nights: int) -> Row:
     low = float(beta.ppf(0.05, nights * guarded, nights * (1 - guarded) + 1)) if guarded else 0.0
     return _row("planted loss is kept out", guarded, unguarded, "the gate without guards", nights, guarded, low, 1.0)
+
+
+def _reseeded_row(p_values: Floats, promoted: int) -> Row:
+    """Pairs share their models, so their number says nothing of an interval: the ratio stands alone."""
+    share, peer = promoted / len(p_values), float(np.mean(p_values < Gate().alpha))
+    ratio = (Gate().alpha + ALLOWED) / max(share, 1 / len(p_values))
+    return _row("retrained with another seed", share, peer, "a test at alpha", len(p_values), ratio, ratio, ratio)
 
 
 def _years_row(claim: str, first: Floats, every_night: Floats) -> Row:
