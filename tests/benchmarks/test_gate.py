@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.gate import _years_row, false_promotions
+from benchmarks.gate import _reseeded_row, _years_row, false_promotions, reseeded_pairs
 from benchmarks.gate_nights import DRAWN, SIGNS, Night, Pair
 from llm_core.config import Gate
 from llm_core.evals.stats.spending import budget
@@ -45,3 +46,16 @@ def test_years_of_nights_without_improvement_are_counted(night: Night) -> None:
     row = _years_row("A/A", np.array([3.0] + [np.inf] * 99), np.ones(100))
     assert (row["ours"], row["peer"]) == (0.01, 1.0)
     assert row["ratio"] == row["low"] == pytest.approx(0.07 / 0.0466, rel=0.01) and row["high"] == 7
+
+
+def test_retrained_models_are_decided_each_against_each(tmp_path: Path) -> None:
+    sizes = np.full(40, 1000.0)
+    rng = np.random.default_rng(1)
+    bits = {str(seed): (sizes * 1.5 + rng.normal(0, 20, 40)).tolist() for seed in range(3)}
+    bits["better"] = (sizes * 1.3).tolist()
+    place = tmp_path / "reseeded.json"
+    place.write_text(json.dumps({"num_bytes": sizes.tolist(), "bits": bits}))
+    p_values, promoted = reseeded_pairs(tmp_path, place)
+    assert len(p_values) == 12 and promoted == 3
+    row = _reseeded_row(np.array([0.01, 0.2, 0.5, 0.9]), 1)
+    assert (row["ours"], row["peer"]) == (0.25, 0.25)
