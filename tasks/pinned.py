@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from llm_core.artifact import ArtifactError
+from llm_core.artifact import Artifact, ArtifactError
 from llm_core.config import Recipe
 from tasks.champions import registered
 from tasks.ledger import Ledger
@@ -29,6 +29,16 @@ def keep_tokenizer(ws: Workspace, model: Path) -> str:
             shutil.copyfile(model / name, draft / name)
         os.rename(draft, place)
     return digest
+
+
+def vocabulary_of(ws: Workspace, model: Artifact) -> Path:
+    """The tokenizer that a model was trained with, which has no mask or sentinels: its objective adds them each time.
+
+    Where the workspace has another one by now, the copy in the model's folder.
+    """
+    place = ws.out / "tokenizer"
+    is_its_own = place.exists() and Artifact.peek(place, "tokenizer").digest == model.parents.get("tokenizer")
+    return place if is_its_own else model.path
 
 
 def pinned(ws: Workspace, recipe: Recipe) -> Recipe:

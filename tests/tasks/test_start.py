@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from llm_core.artifact import Artifact, ArtifactError, Draft
-from llm_core.config import Model, Recipe, Train
-from tasks.pinned import pinned
+from llm_core.config import Model, Recipe, Tokenizer, Train
+from tasks.pinned import keep_tokenizer, pinned, vocabulary_of
+from tasks.tokenizer import tokenizer
 from tasks.train import train
 from tasks.workspace import Workspace
 from tests.llm_core.tiny_training import Watcher
@@ -84,6 +85,24 @@ def test_two_ranks_start_where_one_does(
     one = trained(ws, "one", started(ws), tokens, vocabulary)
     two = trained(ws, "two", started(ws, ranks=2, distributed=kind), tokens, vocabulary)
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+
+
+def test_a_masked_model_is_trained_on_with_the_champions_tokenizer(
+    ws: Workspace, tokens: Artifact, vocabulary: Artifact, cleaned: Artifact
+) -> None:
+    shutil.copytree(vocabulary.path, ws.out / "tokenizer")
+    bert = Model(family="bert", num_layers=1, width=32, num_heads=2, num_kv_heads=2, mlp_width=48, context=32)
+    with Draft(ws.root / "first", "model", "train", parents={"tokenizer": vocabulary.digest}) as out:
+        first = train(CFG.model_copy(update={"embedding_lr": 0.01}), bert, 7, tokens, vocabulary, out)
+    kept = keep_tokenizer(ws, vocabulary_of(ws, first))
+    cfg = Tokenizer(source="champion", folder="demo@1", sha256=kept)
+    with Draft(ws.root / "tokenizer", "tokenizer", "tokenizer", pins=ws.tokenizers) as out:
+        again = tokenizer(cfg, cleaned, out)
+    assert again.files["tokenizer.json"] == vocabulary.files["tokenizer.json"]  # without the mask
+    with Draft(ws.root / "again", "model", "train", starts=ws.starts) as out:
+        begun = train(started(ws, embedding_lr=1e-3), bert, 7, tokens, again, out)
+    assert losses(begun)[0] < losses(first)[0] - 0.5
+    assert begun.files["tokenizer.json"] == first.files["tokenizer.json"]
 
 
 def test_changed_weights_are_refused(ws: Workspace, first: Artifact, tokens: Artifact, vocabulary: Artifact) -> None:
