@@ -2,70 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llm_core.artifact import Artifact
-from llm_core.models import load_pretrained
+from llm_core.config import Model
+from llm_core.models import blank, load_pretrained
 from llm_core.models.interface import Network
 from llm_core.tokenizer import TOKENIZER
 from llm_core.tokenizer.tokenizer import read_rust
-
-MAY_DIFFER = ("drop",)
-"""In names of config.json: what changes the fit and not the network."""
 
 
 class StartError(ValueError):
     """A model that the recipe's cannot start from; the message names both sides and what to do."""
 
 
-def start_from(network: Network, folder: Path, name: str, digest: str, tokenizer: Path, added: Sequence[str]) -> None:
-    """Give `network` the weights of the model in `folder`, which is called `name` and must have this digest.
+def check_start(folder: Path, name: str, digest: str, tokenizer: Path, added: Sequence[str]) -> None:
+    """Raise StartError unless the model in `folder` has this digest and speaks the tokens of the run.
 
-    It has to be of the same architecture and sizes, and to speak the same tokens: `tokenizer` with the `added` names.
+    Those are the ones of `tokenizer` with the `added` names; control tokens may follow what the start knows.
     """
     artifact = Artifact.open(folder, "model")
     if artifact.digest != digest:
         raise StartError(f"{folder}: its digest is {artifact.digest}, train.start_sha256 is {digest}; run it again")
-    start = load_pretrained(folder)
-    _require_equal_shapes(network, start, name)
-    _require_equal_tokens(tokenizer, folder, name, added)
-    network.load_state_dict(start.state_dict())
-
-
-def _require_equal_shapes(network: Network, start: Network, name: str) -> None:
-    if type(network) is not type(start):
-        raise StartError(f"train.start: {name} is a {start.architecture}, the recipe makes a {network.architecture}")
-    ours, theirs = _saved(network), _saved(start)
-    differing = [key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)]
-    if "vocab_size" in differing:
-        raise StartError(_other_tokens(name))
-    if differing:
-        says = "; ".join(f"{key} is {theirs.get(key)} there and {ours.get(key)} here" for key in sorted(differing))
+    theirs, ours = read_rust(folder / TOKENIZER), read_rust(tokenizer / TOKENIZER)
+    behind = 1 + max(ours.get_vocab().values())
+    known = {**ours.get_vocab(), **{token: behind + number for number, token in enumerate(added)}}
+    if _learned(theirs) != _learned(ours) or not theirs.get_vocab().items() <= known.items():
         raise StartError(
-            f"train.start: {name} has another shape: {says} (names of config.json); set model's keys to it"
+            f"train.start: {name} speaks other tokens; set tokenizer.source to champion, "
+            "or to folder with the start's own folder as tokenizer.folder"
         )
 
 
-def _saved(network: Network) -> dict[str, Any]:
-    """The shape as config.json has it."""
-    values: dict[str, Any] = network.config.to_json()
-    return {key: value for key, value in values.items() if not any(word in key for word in MAY_DIFFER)}
+def started(folder: Path, name: str, architecture: Model, vocab_size: int, end_id: int, seed: int) -> Network:
+    """The recipe's network with the weights of `folder`; ids that the start lacks get fresh rows, drawn from `seed`.
+
+    What no recipe says of a network, such as the norms' epsilon, stays as it is there; dropout is the recipe's.
+    """
+    found = load_pretrained(folder)
+    with torch.device("meta"):
+        wanted = blank(architecture, vocab_size, end_id)
+    _require_equal_shapes(wanted, found, architecture, name)
+    dropout = {each.name: getattr(wanted.config, each.name) for each in fields(wanted.config) if _drops(each.name)}
+    size = max(vocab_size, found.config.vocab_size)  # some have more rows than tokens
+    network: Network = type(found)(replace(found.config, vocab_size=size, **dropout))
+    network.initialize(seed)
+    weights = found.state_dict()
+    for key, tensor in network.state_dict().items():
+        rows = tensor[: len(weights[key])] if tensor.dim() else tensor
+        rows.copy_(weights[key])
+    return network
 
 
-def _require_equal_tokens(tokenizer: Path, start: Path, name: str, added: Sequence[str]) -> None:
-    if _tokens(tokenizer, added) != _tokens(start, added):
-        raise StartError(_other_tokens(name))
+def _require_equal_shapes(wanted: Network, found: Network, architecture: Model, name: str) -> None:
+    if type(wanted) is not type(found):
+        raise StartError(
+            f"train.start: {name} is a {found.architecture}, model.family {architecture.family} makes "
+            f"a {wanted.architecture}; set model.family to the start's"
+        )
+    ours, theirs = dict(_shape(wanted.config)), dict(_shape(found.config))
+    differing = [f"model.{key} is {theirs[key]} there and {ours[key]} here" for key in ours if ours[key] != theirs[key]]
+    if differing:
+        raise StartError(f"train.start: {name} has another shape: {'; '.join(differing)}; set the recipe's keys to it")
 
 
-def _tokens(folder: Path, added: Sequence[str]) -> dict[str, Any]:
-    vocabulary: dict[str, Any] = read_rust(folder / TOKENIZER).get_vocab()
-    return {token: number for token, number in vocabulary.items() if token not in added}
+def _shape(config: Any) -> Iterator[tuple[str, Any]]:
+    """What recipes say of a network, by their keys."""
+    variant = getattr(config, "variant", "")
+    for key in Model.model_fields:
+        if key == "qk_norm" and variant:
+            yield key, variant == "qwen3"
+        elif key == "attention_bias" and variant:
+            yield key, config.attention_bias or variant == "qwen2"
+        elif hasattr(config, key) and not _drops(key):
+            yield key, getattr(config, key)
 
 
-def _other_tokens(name: str) -> str:
-    return (
-        f"train.start: {name} speaks other tokens; set tokenizer.source to champion, "
-        "or to folder with the start's own folder as tokenizer.folder"
-    )
+def _drops(name: str) -> bool:
+    return name.endswith("dropout") and name != "head_dropout"
+
+
+def _learned(rust: Any) -> Any:
+    """Vocabulary and merges, in one form whatever library wrote the file."""
+    model = json.loads(rust.to_str())["model"]
+    return model.get("vocab"), model.get("merges")

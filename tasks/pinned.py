@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from pathlib import Path
 
+from llm_core.artifact import Artifact, ArtifactError
 from llm_core.config import Recipe
 from tasks.champions import registered
 from tasks.ledger import Ledger
 from tasks.workspace import Workspace
 
+log = logging.getLogger(__name__)
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -26,6 +29,16 @@ def keep_tokenizer(ws: Workspace, model: Path) -> str:
             shutil.copyfile(model / name, draft / name)
         os.rename(draft, place)
     return digest
+
+
+def vocabulary_of(ws: Workspace, model: Artifact) -> Path:
+    """The tokenizer that a model was trained with, which has no mask or sentinels: its objective adds them each time.
+
+    Where the workspace has another one by now, the copy in the model's folder.
+    """
+    place = ws.out / "tokenizer"
+    is_its_own = place.exists() and Artifact.peek(place, "tokenizer").digest == model.parents.get("tokenizer")
+    return place if is_its_own else model.path
 
 
 def pinned(ws: Workspace, recipe: Recipe) -> Recipe:
@@ -83,19 +96,27 @@ def _champions(ws: Workspace, recipe: Recipe) -> dict[str, str]:
 
 
 def _with_start(ws: Workspace, recipe: Recipe) -> Recipe:
-    """The weights that training starts from by name and digest, kept in the home; without a champion, random ones."""
+    """The weights that training starts from by name and digest, kept in the home; without a champion, random ones.
+
+    Pinned ones stay what they are, and are kept again where the home has lost them.
+    """
     cfg = recipe.train
-    if cfg.start == "scratch" or cfg.start_sha256:
+    if cfg.start == "scratch" or (cfg.start_sha256 and (ws.starts / cfg.start_sha256).is_dir()):
         return recipe
     name = cfg.start_name
-    if cfg.start == "champion":
+    if cfg.start == "champion" and not cfg.start_sha256:
         champion = Ledger(ws.home).champion(recipe.register_.line)
         if champion is None:
+            log.warning("train.start: line %s has no champion yet; training starts from scratch", recipe.register_.line)
             return recipe.model_copy(update={"train": cfg.model_copy(update={"start": "scratch"})})
         name = f"{champion.line}@{champion.body['version']}"
     from tasks.fetch import fetch
 
     found = fetch(str(ws.root / name) if cfg.start == "folder" else name)
+    if cfg.start_sha256 not in ("", found.digest):
+        raise ArtifactError(
+            f"train.start_sha256 {cfg.start_sha256}: {name} is {found.digest} now; bring those files back, or empty it"
+        )
     _keep_start(ws, found.folder, found.digest)
     pin = {"start_name": name, "start_sha256": found.digest}
     return recipe.model_copy(update={"train": cfg.model_copy(update=pin)})

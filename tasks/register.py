@@ -13,7 +13,7 @@ from filelock import FileLock
 from llm_core.artifact import Artifact, ArtifactError
 from llm_core.config import Register
 from tasks.ledger import Entry, Ledger
-from tasks.pinned import keep_tokenizer
+from tasks.pinned import keep_tokenizer, vocabulary_of
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def register(
             "run": version.run_id,
             "model_key": model.key,
             "model_bytes": sum(file["bytes"] for file in model.files.values()),
-            "tokenizer": keep_tokenizer(ws, model.path),
+            "tokenizer": keep_tokenizer(ws, vocabulary_of(ws, model)),
             **taken,
         }
         entry = ledger.append("registered", cfg.line, key(cfg, model), body)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from llm_core.parallel import gather_weights, split_weights, threads_of_a_rank
 from llm_core.ranks import Alone, Ranks
 from llm_core.tokenizer.control import copy_with_control_tokens
 from llm_core.train import Speed, State, fit, write_curve
-from llm_core.warm_start import start_from
+from llm_core.warm_start import check_start, started
 from llm_core.working_copy import Running, compiles, pays_to_compile
 from tasks.launch import Fitted, launch, work_as_rank
 
@@ -61,6 +63,7 @@ def fit_model(
     dtype = pick_precision(cfg.precision, device)
     vocab_size, end_id = tokens.stats["vocab_size"], tokens.stats["end_id"]
     added = control_tokens(cfg, architecture)
+    start = _start(cfg, tokenizer, added, out)
     objective = make_objective(cfg, architecture, vocab_size, end_id)
     batches = _batches(cfg, architecture, seed, tokens, objective)
     cfg = _in_steps(cfg, batches)
@@ -69,14 +72,10 @@ def fit_model(
         torch.manual_seed(seed + ranks.rank)  # what is dropped differs from rank to rank
 
         def new_model() -> Network:
-            return build(architecture, vocab_size + len(added), end_id, seed)
+            make = build if start is None else partial(started, start, cfg.start_name)
+            return make(architecture, vocab_size + len(added), end_id, seed)
 
-        model = new_model()
-        if cfg.start != "scratch":
-            assert out.starts is not None, "a start needs the folder of starts"
-            place = out.starts / cfg.start_sha256
-            start_from(model, place, cfg.start_name, cfg.start_sha256, tokenizer.path, added)
-        model = model.to(device)
+        model = new_model().to(device)
         running = _running(cfg, model, batches, dtype, out, ranks)
         causes = {**circumstances(device, dtype, threads), "compiled": running.compile}
         speed = Speed(operations_per_token(model, architecture, cfg), ranks.size * product_rate(device, dtype))
@@ -94,8 +93,8 @@ def fit_model(
     if ranks.rank == 0:
         write_curve(out.path / "loss.csv", state.curve)
         copy_with_control_tokens(tokenizer.path, out.path, added)
-    started = {} if cfg.start == "scratch" else {"started_from": cfg.start_name}
-    return Fitted({**_stats(state), **started}, {**causes, "steps": state.step, **_how_spread(state, running)})
+    begun = {} if start is None else {"started_from": cfg.start_name}
+    return Fitted({**_stats(state), **begun}, {**causes, "steps": state.step, **_how_spread(state, running)})
 
 
 def clear_checkpoints(out: Draft) -> None:
@@ -116,6 +115,15 @@ def operations_per_token(model: Network, architecture: Model, cfg: Train) -> flo
     """Floating-point operations of training on a token of text; what `recompute` does twice counts once."""
     assert isinstance(model, LanguageModel)  # every family was made for one of its tasks
     return operations_of(model, architecture, sequences_of(architecture, cfg)).training / architecture.context
+
+
+def _start(cfg: Train, tokenizer: Artifact, added: Sequence[str], out: Draft) -> Path | None:
+    """The folder of the model to start from, which is the pinned one and speaks the run's tokens."""
+    if cfg.start == "scratch":
+        return None
+    assert out.starts is not None, "a start needs the folder of starts"
+    check_start(out.starts / cfg.start_sha256, cfg.start_name, cfg.start_sha256, tokenizer.path, added)
+    return out.starts / cfg.start_sha256
 
 
 def _batches(cfg: Train, architecture: Model, seed: int, tokens: Artifact, objective: Objective) -> Batches:

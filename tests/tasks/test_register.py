@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llm_core.artifact import Artifact
+from llm_core.artifact import Artifact, Draft
 from llm_core.config import Register
+from llm_core.tokenizer import Tokenizer, tokenizer_digest
 from tasks import champions
 from tasks.ledger import Entry, Ledger, LedgerError
 from tasks.register import TRACED, RegistrationError, register
@@ -104,3 +106,14 @@ def test_the_command_says_so(ws: Workspace) -> None:
 
     done = CliRunner().invoke(app, ["ledger", "--json"])
     assert done.exit_code != 0 and "cut off" in str(done.exception or done.output)
+
+
+def test_the_runs_own_tokenizer_is_kept_for_the_next_run(ws: Workspace, ledger: Ledger) -> None:
+    with Draft(ws.out / "tokenizer", "tokenizer", "tokenizer") as out:
+        Tokenizer.train(["words of the run"] * 9, vocab_size=300).save(out.path)
+        plain = out.publish({})
+    model = publish(ws.root / "tuned", seed=9)
+    own = replace(model, key="k" * 64, parents={"tokenizer": plain.digest})
+    others = replace(model, key="o" * 64, parents={"tokenizer": "another"})
+    kept = [add(ws, ledger, Tracker(ws), each).body["tokenizer"] for each in (own, others)]
+    assert kept == [tokenizer_digest(plain.path), tokenizer_digest(model.path)]
