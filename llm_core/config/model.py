@@ -68,18 +68,18 @@ class Model(Section):
 class Train(Section):
     """How the network is fitted."""
 
-    start: Literal["scratch", "champion", "version", "folder"] = "scratch"
-    """Weights to begin with: random ones, the line's champion's (without one, random), a version's, a folder's."""
-    start_name: str = ""
-    """LINE@VERSION or the model folder to start from; filled in for champion when the run's recipe is resolved."""
-    start_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """Digest of those weights; filled in when the run's recipe is resolved."""
     steps: int = Field(default=600, ge=1)
     """Optimizer steps."""
     stop_after: int = Field(default=0, ge=0)
     """End after this step, on the schedule of all `steps`: how a run that a budget ended is built again; 0 does not."""
     epochs: float = Field(default=0.0, ge=0)
     """Passes over the training tokens, instead of `steps`; 0 leaves it to `steps`."""
+    start: Literal["scratch", "champion", "version", "folder"] = "scratch"
+    """Weights to begin with: random ones, the line's champion's (without one, random), a version's, a folder's."""
+    start_name: str = ""
+    """LINE@VERSION or the model folder to start from; filled in for champion when the run's recipe is resolved."""
+    start_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Digest of those weights; filled in when the run's recipe is resolved."""
     batch_tokens: int = Field(default=2048, ge=8)
     """Tokens of one optimizer step."""
     micro_batch_tokens: int = Field(default=0, ge=0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ class Aliases:
 
     def __init__(self) -> None:
         self.aliases: dict[str, int] = {}
+        self.tags: dict[int, Mapping[str, str]] = {}
 
     def point(self, line: str, alias: str, number: int) -> None:
         self.aliases[alias] = number
@@ -93,11 +95,18 @@ class Aliases:
     def unpoint(self, line: str, alias: str) -> None:
         self.aliases.pop(alias, None)
 
+    def version(self, line: str, number: int) -> int:
+        return number
+
+    def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        self.tags[version] = tags
+
 
 def test_the_registrys_alias_follows(ledger: Ledger) -> None:
     tracker = Aliases()
     champions.project(ledger, tracker, "demo")  # type: ignore[arg-type]
     assert tracker.aliases == {"champion": 1}
+    assert tracker.tags[1][champions.HEAD_TAG].endswith(ledger.head)
     entry = challenge(ledger)
     champions.project(ledger, tracker, "demo")  # type: ignore[arg-type]
     assert tracker.aliases == {"champion": 1, "challenger": 2}
