@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -34,37 +34,30 @@ from tasks import anchor, canary, challenges, champions
 from tasks.accounts import REPORTED, report_place, reported
 from tasks.data_report import data_report, summary_markdown
 from tasks.data_report import metrics as data_metrics
-from tasks.decision import Decision, base_model, champion_of, costs, decision_of, languages, paired, told
 from tasks.deploy import deploy as deploy_stage
 from tasks.gate import gate as gate_stage
 from tasks.ledger import MOVES, Entry, Ledger
 from tasks.lineage import Code, Records, environment, intent, lock_md5, run_facts
 from tasks.observers import Facts, Terminal, Together
 from tasks.processes import temporary
-from tasks.published import publish
-from tasks.references import Reference, reference, references
 from tasks.register import register as register_stage
 from tasks.scores import (
-    TOLD,
     read_bits,
     remember_rows,
     remember_scores,
     remember_told,
     remembered_rows,
-    remembered_told,
     score_by_hash,
     score_heldout,
 )
 from tasks.services import running_server_of_line, server_of_line
+from tasks.showing import folder_of, show_decision
 from tasks.stages import STAGES, Stage, use_recipe
 from tasks.summary import StageRow, Summary, effect_row, pure_row
 from tasks.tracking import MetricSpool, Tracker
 from tasks.update import Update, update
 from tasks.versioning import Versioning, only_run
 from tasks.workspace import Workspace
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HOUR = 3600
 TIMEOUT_SECONDS = {
@@ -161,14 +154,14 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
     """The paired test against the champion; where it promotes, the registry's aliases follow."""
 
     def score_opponent(champion: Entry) -> Any:
-        return score_heldout(run.recipe.evaluate, _folder(run, champion), documents, memo)
+        return score_heldout(run.recipe.evaluate, folder_of(run, champion), documents, memo)
 
     def anchor_rows(champion: Entry) -> Any:
         found = anchor.anchor(run.ledger, version.line, run.ws.home).without(_trained_on(documents))
         if not found.documents:
             return None, None
         known = read_bits(report), score_opponent(champion)
-        folders = _folder(run, version), _folder(run, champion)
+        folders = folder_of(run, version), folder_of(run, champion)
         scorers = [partial(score_by_hash, run.recipe.evaluate, folder, memo=memo) for folder in folders]
         return tuple(anchor.rows(found, bits, score) for bits, score in zip(known, scorers, strict=True))
 
@@ -193,60 +186,11 @@ def gate(run: Run, version: Entry, report: Artifact, documents: Artifact) -> Ent
     )
     if entry.body.get("outcome") == "promote" or entry.kind in MOVES:
         anchor.freeze(run.ledger, entry, report, documents, run.recipe.gate.anchor_documents, run.ws.home)
-    _show_decision(run, version, entry, report, documents, score_opponent)
+    shown = show_decision(run, version, entry, report, documents, score_opponent)
+    if shown is not None:
+        create_markdown_artifact(shown, key="decision")
     champions.project(run.ledger, run.tracker, version.line)
     return entry
-
-
-def _show_decision(
-    run: Run,
-    version: Entry,
-    entry: Entry,
-    report: Artifact,
-    documents: Artifact,
-    score_opponent: Callable[[Entry], Any],
-) -> None:
-    """Page, card and tables for people, before the aliases move: whoever follows these finds them."""
-    decided = decision_of(run.ledger, entry, report)
-    if decided is None:
-        return
-    champion, model = champion_of(run.ledger, decided), Artifact.peek(_folder(run, version), "model")
-    memo = run.ws.home / "scores"
-    scores = paired(report, score_opponent(champion) if champion else None)
-    decision = Decision(
-        version=version,
-        decided=decided,
-        report=report,
-        model=model,
-        champion=champion,
-        scores=scores,
-        told=told(report, TOLD),
-        theirs=remembered_told(champion.body["artifact"], memo) if champion else {},
-        costs=costs(run.records, model, report),
-        recipe=run.recipe,
-        facts=run.tracker.version(version.line, version.body["version"]).tags,
-        others=list(_references(run, documents, scores["num_bytes"])),
-        base_model=base_model(run.ws.starts / run.recipe.train.start_sha256),
-        languages=languages(documents),
-    )
-    page = publish(decision, run.tracker, run.ws)
-    places = f"Page: `{page}`, also in MLflow's run {version.body['run']} under `reports`"
-    create_markdown_artifact(f"## {decision.name}\n\n{decided.body['reason']}\n\n{places}\n", key="decision")
-
-
-def _references(run: Run, documents: Artifact, sizes: pd.Series[int]) -> Iterator[Reference]:
-    score = partial(score_heldout, run.recipe.evaluate, documents=documents, memo=run.ws.home / "scores")
-    train = run.recipe.train
-    untuned = (train.start_name,) if train.start in ("champion", "version") else ()
-    names = dict.fromkeys((*run.recipe.gate.references, *untuned))
-    yield from references(list(names), run.ledger, partial(_folder, run), score, sizes)
-    if train.start == "folder":
-        yield reference(train.start_name, run.ws.starts / train.start_sha256, score, sizes)
-
-
-def _folder(run: Run, entry: Entry) -> Path:
-    """The registered files of a version."""
-    return run.tracker.model_folder(run.tracker.version(entry.line, entry.body["version"]))
 
 
 def _trained_on(documents: Artifact) -> Iterator[str]:
