@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_core.serving.cards import CARD_TAG
 from tasks.decision import Decision
 from tasks.decision_text import decision_json, decision_markdown
 from tasks.explain_page import explain_page
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 PAGE, CARD = "report.html", "README.md"
 JSON, MARKDOWN, EXPLANATIONS = "decision.json", "decision.md", "explain.html"
-LONGEST_TAG = 100_000
-"""Characters that MLflow takes."""
 
 
 def report_folder(home: Path, line: str, number: int) -> Path:
@@ -58,7 +55,8 @@ def publish(decision: Decision, tracker: Tracker, ws: Workspace) -> Path:
             continue
         write_page(content, place)
         tracker.log_report(decision.version.body["run"], place, metrics(decision) if name == PAGE else {})
-    tracker.tag_version(tracker.version(decision.version.line, number), {CARD_TAG: contents[CARD][:LONGEST_TAG]})
+    _, _, body = contents[CARD].removeprefix("---\n").partition("---\n\n")  # no page shows what is in front
+    tracker.describe_version(tracker.version(decision.version.line, number), body)
     return folder / PAGE
 
 

@@ -47,6 +47,7 @@ SHIP_SECONDS = 1.0
 SERVING_EXPERIMENT = "serving"
 """What traces of served requests go to."""
 BATCH_METRICS = 800
+LONGEST_DESCRIPTION = 5000  # what MLflow's table holds
 """MLflow takes at most 1,000 metrics in one call."""
 LONGEST_LINE_BYTES = 2**16
 MODEL_FOLDER = "artifacts/model"
@@ -129,6 +130,13 @@ class Tracker:
         """Add tags to a version."""
         for name, value in tags.items():
             self.client.set_model_version_tag(version.line, str(version.number), name, value)
+
+    def describe_version(self, version: Version, text: str) -> None:
+        """What the registry's page shows of a version, in Markdown; what a person wrote there stays."""
+        present = self.client.get_model_version(version.line, str(version.number)).description
+        if not present or present.startswith(f"# {version.name}\n"):
+            shown = text if len(text) <= LONGEST_DESCRIPTION else f"{text[: LONGEST_DESCRIPTION - 2]} …"
+            self.client.update_model_version(version.line, str(version.number), shown)
 
     def log_files(self, run_id: str, texts: Mapping[str, str], files: tuple[Path, ...] = ()) -> None:
         """Store small texts (by file name) and files under the run's `lineage` folder."""

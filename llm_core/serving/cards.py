@@ -21,8 +21,6 @@ FACTS = {
     "license": "data.license",
     "dvc_lock_md5": "dvc.lock.md5",
 }
-CARD_TAG = "tidemill.card"
-"""The model card, which is written when the model's folder is sealed already."""
 DIRTY, DVC_OUT = "git.dirty", "dvc.out."
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 ARTIFACT_TAG = "tidemill.artifact"
 KEY_TAG = "tidemill.key"
+CARD = "tidemill.card"
+"""The model card among a version's tags: in the registry it is the description, written after the folder was sealed."""
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -147,7 +149,7 @@ def _registered(found: ModelVersion) -> RegisteredVersion:
         version=str(found.version),
         artifact=found.tags[ARTIFACT_TAG],
         key=found.tags[KEY_TAG],
-        tags=dict(found.tags),
+        tags={**found.tags, **({CARD: found.description} if found.description else {})},
         run_id=found.run_id or None,
     )
 

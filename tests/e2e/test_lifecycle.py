@@ -20,7 +20,6 @@ import torch
 
 from llm_core.artifact import Artifact
 from llm_core.models import load_pretrained
-from llm_core.serving.cards import CARD_TAG
 from llm_core.tokenizer import Tokenizer
 from tasks.accounts import report_place
 from tasks.ledger import Ledger
@@ -139,7 +138,8 @@ def test_the_decision_has_a_page_and_a_card_in_the_home_and_in_mlflow(ws: Worksp
     assert "run the recipe whose line is lstm" in page
     assert "not measured</span></td><td>" not in page.split("Time and energy")[1]
     version, card = Tracker(ws).version("tiny", 1), Path(files["README.md"]).read_text(encoding="utf-8")
-    assert version.tags[CARD_TAG] == card and card.startswith("---\n")
+    described = Tracker(ws).client.get_model_version("tiny", "1").description
+    assert card.startswith("---\n") and described.startswith("# tiny@1\n") and described.rstrip(" …") in card
     cli_json(ws, "export", "tiny@1", "--output", "exported")
     assert (ws.root / "exported" / "README.md").read_text(encoding="utf-8") == card
     logged = Tracker(ws).client.list_artifacts(version.run_id, "reports")

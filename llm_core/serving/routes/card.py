@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from llm_core.serving.callers import Calling
-from llm_core.serving.cards import CARD_TAG, lineage
+from llm_core.serving.cards import lineage
+from llm_core.serving.registry import CARD
 from llm_core.serving.service import Serving, describe
 
 router = APIRouter()
@@ -19,5 +20,5 @@ async def model_card(name: str, service: Serving, caller: Calling) -> dict[str, 
     """What a version is, what its folder says of itself, and where it came from."""
     model = service.named(name, caller)
     facts = {**describe(model), **asdict(model.card), "lineage": lineage(model.version)}
-    facts["readme"] = model.card.readme or model.version.tags.get(CARD_TAG)
+    facts["readme"] = model.card.readme or model.version.tags.get(CARD)
     return {"id": model.name, "object": "model.card", **facts}

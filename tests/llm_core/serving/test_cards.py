@@ -10,10 +10,11 @@ from fastapi.testclient import TestClient
 from llm_core.artifact import Artifact, Draft
 from llm_core.models import build, save_pretrained
 from llm_core.serving.app import Service, create_app
-from llm_core.serving.cards import CARD_TAG, Card
+from llm_core.serving.cards import Card
 from llm_core.serving.engine import Engine
 from llm_core.serving.hosting import Host
 from llm_core.serving.loaded import LoadedModel
+from llm_core.serving.registry import CARD
 from llm_core.tokenizer import Tokenizer
 from tests.llm_core.serving.conftest import SHAPE
 
@@ -51,7 +52,7 @@ def test_a_loaded_version_keeps_its_card(model: LoadedModel, artifact: Artifact)
 
 def test_a_registered_versions_card_is_served(client: TestClient, host: Host, model: LoadedModel) -> None:
     assert client.get("/v1/models/tiny/card").json()["readme"] is None
-    version = replace(model.version, version="2", tags={**TAGS, CARD_TAG: "# A tiny model"})
+    version = replace(model.version, version="2", tags={**TAGS, CARD: "# A tiny model"})
     host.first.install(replace(model, version=version))
     assert client.get("/v1/models/tiny/card").json()["readme"] == "# A tiny model"
 
