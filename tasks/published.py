@@ -80,10 +80,9 @@ def _explanations(decision: Decision, ws: Workspace) -> dict[str, str]:
 
 
 def metrics(decision: Decision) -> dict[str, float]:
-    """The decision's numbers and those of every suite, under names that MLflow's page compares runs by."""
+    """The decision's numbers, beside the report's own, under names that MLflow's page compares runs by."""
     names = ("gain", "p_value", "detectable_gain", "power", "challenger_bits_per_byte", "opponent_bits_per_byte")
-    found = {f"decision/{name}": float(decision.evidence[name]) for name in names}
-    return found | {f"{each.suite}/{each.name}": each.value for each in decision.numbers() if each.value is not None}
+    return {f"decision/{name}": float(decision.evidence[name]) for name in names}
 
 
 def documents_table(decision: Decision) -> pd.DataFrame:
