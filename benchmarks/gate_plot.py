@@ -30,7 +30,7 @@ def draw(
 
     alpha, nights = Gate().alpha, np.arange(1, Gate().horizon_nights + 1)
     with rc_context({"font.size": 9, "text.parse_math": False}):
-        figure = Figure(figsize=(8.4, 6.2), layout="constrained")
+        figure = Figure(figsize=(8.8, 6.2), layout="constrained")
         (years, power), (reseeded, guard) = figure.subplots(2, 2)
         for found, color, label in ((every_night, OTHER, "alpha every night"), (first, OURS, "the gate")):
             years.plot(nights, [np.mean(found <= night) for night in nights], color=color, label=label)
@@ -48,10 +48,12 @@ def draw(
         reseeded.plot((1e-3, 1), (1e-3, 1), color="#888888", linewidth=0.6, linestyle=":")
         reseeded.axhline(LEVEL, color=OTHER, linewidth=0.8, label="a first night may spend")
         reseeded.set(xscale="log", yscale="log", xlabel="if only chance were at work", ylabel="p value")
+        for axis in (reseeded.xaxis, reseeded.yaxis):
+            axis.set_major_formatter("{x:g}")
         reseeded.set_title("models trained again with another seed", loc="left", fontsize=10)
         guard.barh(["without guards", "the gate"], guards[::-1], color=(OTHER, OURS), height=0.5)
         guard.set(xlim=(0, 1), xlabel="share of nights")
-        guard.set_title("one source loses, the whole gains: kept out", loc="left", fontsize=10)
+        guard.set_title("a source loses, the rest gains: kept out", loc="left", fontsize=10)
         for axes in (years, power, reseeded):
             axes.legend(frameon=False, fontsize=8)
         for axes in (years, power, reseeded, guard):
