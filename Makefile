@@ -57,7 +57,7 @@ soak: setup-dev  ## hours of faults and load; results go to benchmarks/results
 	@python -m pytest -q -m "soak or slow"
 
 bench: setup-dev
-	@for claim in lifecycle cleaning tokenize night training checkpoints serving gate; do python benchmarks/$$claim.py || exit 1; done
+	@for claim in lifecycle cleaning tokenize night training checkpoints serving gate evaluation; do python benchmarks/$$claim.py || exit 1; done
 
 generate: setup-dev  ## files that are made from the code
 	@python -m tasks dvc-yaml > dvc.yaml
