@@ -65,6 +65,9 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write what is asked and answered into the log and the traces.")
     ] = False,
+    nearest: Annotated[
+        bool, typer.Option("--nearest", help="Let /v1/explain tell passages of training documents, where indexed here.")
+    ] = False,
 ) -> None:
     """Serve the champion of a line over an OpenAI-compatible API, following every promotion."""
     from llm_core.serving.hosting import Host
@@ -97,6 +100,7 @@ def serve(
         samples=Samples(workspace().home / "samples", sample) if sample is not None else None,
         traces=_traces(traces, trace_share) if traces else None,
         keeps_spoken=log_prompts,
+        indexes=workspace().home / "nearest" if nearest else None,
     )
     if model is not None:
         serve_on(FolderRegistry(model), admit=lambda version: None)

@@ -81,7 +81,7 @@ def training_index(ws: Workspace, model: Artifact) -> Path | None:
         return None
     if model.parents.get("tokenize") != tokens.digest or tokens.parents.get("clean") != documents.digest:
         return None
-    place = ws.home / "nearest" / documents.digest
+    place = ws.home / "nearest" / tokens.digest  # by what the model's manifest names: a server has no documents
     if not (place / INDEX).exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         found = (each for each in read_documents(documents.path, CleanDocument) if each.split == "train")

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from llm_core.evals.attention import attention, rollout, strongest_heads
 from llm_core.evals.explain import Explanation, Score, continuation_score, explaining, label_score
+from llm_core.evals.nearest import INDEX, nearest
 from llm_core.serving.answering import prompt_ids
 from llm_core.serving.loaded import LoadedModel
 from llm_core.serving.reading import check_length, encode, invalid, named, plain
 from llm_core.serving.reply_schema import ReadUsage
-from llm_core.serving.task_schema import AttentionHead, AttentionMaps, ExplainReply, ExplainRequest, TokenAttribution
+from llm_core.serving.task_schema import (
+    AttentionHead,
+    AttentionMaps,
+    ExplainReply,
+    ExplainRequest,
+    TokenAttribution,
+    TrainingPassage,
+)
 from llm_core.serving.workers import Work
 
 MOST_ATTENDED, SHOWN_HEADS = 128, 4
@@ -29,17 +38,22 @@ class _Question(NamedTuple):
     """The text of each token."""
     target: str
     score: Score
+    is_label: bool = False
 
 
-def explain(model: LoadedModel, body: ExplainRequest) -> Work[ExplainReply]:
-    """How much each token speaks for a label, or for how a text goes on."""
+def explain(model: LoadedModel, body: ExplainRequest, indexes: Path | None = None) -> Work[ExplainReply]:
+    """How much each token speaks for a label, or for how a text goes on.
+
+    `indexes` has one of the training documents for each digest of tokens that models were trained on.
+    """
+    index = _index(model, indexes) if body.nearest else None
     ask = _label_question if model.task == "sequence_classification" else _continuation_question
     question = ask(model, body)
     yield
     found = yield from _explained(model, body, question)
     shares = found.attributions[: len(question.pieces)]
     tokens = [_told(model, question, place, share) for place, share in enumerate(shares)]
-    if body.attention:
+    if body.attention or index:
         yield
     return ExplainReply(
         target=question.target,
@@ -48,6 +62,7 @@ def explain(model: LoadedModel, body: ExplainRequest) -> Work[ExplainReply]:
         gap=found.gap,
         tokens=tokens,
         attention=_attention(model, question) if body.attention else None,
+        passages=_passages(index, body.input, question) if index else None,
         usage=ReadUsage.of(len(question.ids)),
         **named(model),
     )
@@ -64,6 +79,34 @@ def _explained(model: LoadedModel, body: ExplainRequest, question: _Question) ->
         raise invalid(f"baseline 'pad': {model.name} has no padding; take 'zero' or 'mean'", "baseline")
     settings: Any = {"baseline": body.baseline, "pad_id": pad_id, "steps": body.steps}
     return (yield from explaining(network, question.ids, question.score, kept=kept, **settings))
+
+
+def _index(model: LoadedModel, indexes: Path | None) -> Path:
+    """Raises ApiError where there is none: training text is told by a server that was started to tell it only."""
+    digest = model.card.parents.get("tokenize")
+    if indexes is None or digest is None or not (indexes / digest / INDEX).is_file():
+        told = (
+            "was not started with --nearest" if indexes is None else f"has no index of what {model.name} was trained on"
+        )
+        raise invalid(f"nearest: this server {told}; ask without it", "nearest")
+    return indexes / digest
+
+
+def _passages(index: Path, text: str, question: _Question) -> list[TrainingPassage]:
+    whole = text if question.is_label else text + question.target
+    return [
+        TrainingPassage(
+            num_words=each.num_words,
+            start=each.start,
+            end=each.end,
+            document=each.sha256,
+            source=each.source,
+            first=each.first,
+            last=each.last,
+            passage=each.passage,
+        )
+        for each in nearest(index, whole)
+    ]
 
 
 def _attention(model: LoadedModel, question: _Question) -> AttentionMaps:
@@ -105,7 +148,7 @@ def _label_question(model: LoadedModel, body: ExplainRequest) -> _Question:
         for is_special, offsets in zip(encoding.special_tokens_mask, encoding.offsets, strict=True)
     ]
     texts = [body.text_pair or "" if number == 1 else body.input for number in encoding.sequence_ids]
-    return _Question(encoding.ids, pieces, texts, labels[label], label_score(label, **inputs))
+    return _Question(encoding.ids, pieces, texts, labels[label], label_score(label, **inputs), is_label=True)
 
 
 def _continuation_question(model: LoadedModel, body: ExplainRequest) -> _Question:

@@ -75,6 +75,7 @@ def serve(
     admit_challenger: AdmitChallenger = admit_no_challenger,
     traces: Traces | None = None,
     keeps_spoken: bool = False,
+    indexes: Path | None = None,
 ) -> None:
     """Serve the champions of `lines` until SIGTERM or SIGINT, then finish what was begun and return.
 
@@ -86,6 +87,7 @@ def serve(
     `keys` is the file of the API keys that are let in; usage is counted in a database beside it. Without it the server
     is open, which `without_keys` must say where not only this machine reaches it. `samples` and `traces` are closed in
     the end. With `keeps_spoken` the log and the traces say what was asked and answered.
+    `indexes` is the folder of the indexes of training documents; with it /v1/explain tells passages of them.
     """
     if keys is None and not without_keys:
         require_loopback(host)
@@ -96,7 +98,7 @@ def serve(
     torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
         stack.enter_context(listener)
-        service = Service(lines, stack.enter_context(Engine(max_open)), request_seconds)
+        service = Service(lines, stack.enter_context(Engine(max_open)), request_seconds, indexes)
         for line in lines.lines.values():
             stack.enter_context(Follower(line, registry, admit, settings, poll_seconds, admit_challenger))
         gate = stack.enter_context(_gate(keys)) if keys is not None else None

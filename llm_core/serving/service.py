@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -25,8 +26,10 @@ T = TypeVar("T")
 class Service:
     """What the routes work with."""
 
-    def __init__(self, host: Host, engine: Engine, most_seconds: float | None = None) -> None:
-        self.host, self.engine = host, engine
+    def __init__(
+        self, host: Host, engine: Engine, most_seconds: float | None = None, indexes: Path | None = None
+    ) -> None:
+        self.host, self.engine, self.indexes = host, engine, indexes
         self.most_seconds = most_seconds
         """How long a request may take; None for as long as it needs."""
         self.workers = Workers()

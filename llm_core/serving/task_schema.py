@@ -161,6 +161,8 @@ class ExplainRequest(Body):
     """What stands for "no token": padding's vector, zeros, or the mean of all tokens' vectors."""
     attention: bool = False
     """Also say where each token of the text looks; for texts of at most 128 tokens."""
+    nearest: bool = False
+    """Also look for the text and its continuation in the training documents, where the server was told to allow it."""
 
 
 class TaskReply(Part):
@@ -261,6 +263,23 @@ class AttentionMaps(Part):
     """The few that look most sharply at something else than themselves or the first token."""
 
 
+class TrainingPassage(Part):
+    """A run of words that the text or its continuation shares with a training document."""
+
+    num_words: int
+    start: int
+    """Where it stands in the text with its continuation, in characters."""
+    end: int
+    document: str
+    """sha256 of the training document."""
+    source: str
+    first: int
+    """Where it stands in the document, in characters."""
+    last: int
+    passage: str
+    """The document's own words, with some around them."""
+
+
 class ExplainReply(TaskReply):
     """How much each token spoke for the target (integrated gradients, Sundararajan et al., 2017)."""
 
@@ -274,4 +293,6 @@ class ExplainReply(TaskReply):
     """Sum of the attributions less the difference of the scores: far from 0, take more steps."""
     tokens: list[TokenAttribution]
     attention: AttentionMaps | None = None
+    passages: list[TrainingPassage] | None = None
+    """The longest first; none where they were not asked for."""
     usage: ReadUsage

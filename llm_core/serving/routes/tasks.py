@@ -61,7 +61,7 @@ async def summarize(body: RewriteRequest, request: Request, service: Serving, ca
 async def explain(body: ExplainRequest, request: Request, service: Serving, caller: Calling) -> Response:
     """Tell which tokens spoke for what the model says."""
     model = service.able(body.model, "explain", caller)
-    return await reply_of(service, model, explaining.explain(model, body), request)
+    return await reply_of(service, model, explaining.explain(model, body, service.indexes), request)
 
 
 async def reply_of(service: Service, model: LoadedModel, work: Work[BaseModel], request: Request) -> Response:

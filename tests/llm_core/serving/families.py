@@ -45,13 +45,13 @@ def serving(loaded: Loaded) -> Iterator[Callable[..., TestClient]]:
     """Clients of servers with a line for each kind of model."""
     engines: list[Engine] = []
 
-    def serve(*kinds: str | LoadedModel) -> TestClient:
+    def serve(*kinds: str | LoadedModel, indexes: Path | None = None) -> TestClient:
         models = [loaded(kind) if isinstance(kind, str) else kind for kind in kinds]
         host = Host([model.version.line for model in models])
         for model in models:
             host.lines[model.version.line].install(model)
         engines.append(Engine().__enter__())
-        return TestClient(create_app(Service(host, engines[-1])), raise_server_exceptions=False)
+        return TestClient(create_app(Service(host, engines[-1], indexes=indexes)), raise_server_exceptions=False)
 
     yield serve
     for engine in engines:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from llm_core.evals.attention import attention
+from llm_core.evals.nearest import Source, make_index
 from llm_core.pipeline import pipeline
 from llm_core.serving import explaining
 from llm_core.serving.loaded import LoadedModel
@@ -148,6 +150,23 @@ def test_attention_of_many_tokens_is_refused(serving: Serve, monkeypatch: pytest
     monkeypatch.setattr(explaining, "MOST_ATTENDED", 3)
     refused = ask(serving("ours"), "explain", "ours", input="the cat sat on a mat", steps=2, attention=True)
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "attention"
+
+
+def test_training_passages_are_told_where_the_server_was_told_to(
+    serving: Serve, loaded: Loaded, tmp_path: Path
+) -> None:
+    make_index([Source("a" * 64, "texts/a.txt", "once the cat sat on a mat, and so on")], tmp_path / "digest")
+    ours = loaded("ours")
+    trained = replace(ours, card=replace(ours.card, parents={"tokenize": "digest"}))
+    asked = {"input": "he said the cat sat", "target": " on a mat", "steps": 2, "nearest": True}
+    (passage,) = fits(ask(serving(trained, indexes=tmp_path), "explain", "ours", **asked), ExplainReply)["passages"]
+    assert (passage["num_words"], passage["source"], passage["document"]) == (6, "texts/a.txt", "a" * 64)
+    assert "he said the cat sat on a mat"[passage["start"] : passage["end"]] == "the cat sat on a mat"
+    untold, unknown = serving(trained), serving(ours, indexes=tmp_path)
+    for client, says in ((untold, "was not started with --nearest"), (unknown, "has no index of what")):
+        refused = ask(client, "explain", "ours", **asked)
+        assert refused.status_code == 400 and says in refused.json()["error"]["message"]
+        assert ask(client, "explain", "ours", **{**asked, "nearest": False}).json()["passages"] is None
 
 
 def test_a_pair_is_explained_text_by_text(serving: Serve) -> None:
