@@ -29,7 +29,7 @@ from llm_core.tokenizer import Tokenizer
 from tasks import challenges, champions
 from tasks.ledger import Entry, Ledger
 from tasks.processes import free_port
-from tasks.register import register
+from tasks.register import TRACED, register
 from tasks.tracking import Tracker
 from tasks.workspace import Workspace
 from tests.conftest import ROOT, project_environment
@@ -87,7 +87,9 @@ class Registered:
             artifact = out.publish({"seed": seed})
         recipe = load_recipe("demo", ROOT / "configs", (f"register.line={LINE}",))
         run_id = self.tracker.open_run(recipe, f"intent-{seed}", {})
-        register(Register(line=LINE), artifact, self.tracker, self.ledger, self.ws, run_id, {})
+        register(
+            Register(line=LINE), artifact, self.tracker, self.ledger, self.ws, run_id, dict.fromkeys(TRACED, "known")
+        )
         return artifact
 
 
