@@ -104,4 +104,4 @@ def test_kills_between_any_two_steps_converge_to_one_version(
     (model,) = cli_json(fresh, "models")
     assert model["aliases"] == ["champion"]
     kinds = [entry.kind for entry in Ledger(fresh.home).entries()]
-    assert kinds == ["reserved", "registered", "decided", "promoted", "served"]
+    assert kinds == ["reserved", "registered", "decided", "promoted", "anchored", "served"]
